@@ -1,0 +1,1 @@
+"""Integrations, one module each. They import the framework, never each other."""

@@ -1,0 +1,155 @@
+"""Reinforcement learning as a stream processor inside your asyncio app.
+
+Producers act and push whole transitions into a bounded queue; an assembler cuts windows; a
+controller learns from each window off the event loop, judges its score, tunes, checkpoints, and
+publishes events. Environments and models are adapters: ``optix_stream_adapters``.
+"""
+
+from optix_stream.assembler import WindowAssembler
+from optix_stream.boundaries import BoundaryFn, all_of, any_of, every_n_seconds, every_n_steps, on_done_signal
+from optix_stream.bus import Subscription
+from optix_stream.callbacks import LoopCallback
+from optix_stream.checkpoints import CheckpointRegistry
+from optix_stream.clock import Clock, SystemClock
+from optix_stream.contracts import (
+    BaseAgent,
+    BaseEvaluator,
+    BaseOptimizer,
+    BasePipeline,
+    Decision,
+    Judge,
+    Outcome,
+    Policy,
+    PolicyPublisher,
+    Producer,
+    Restorable,
+    TransitionSink,
+    Verdict,
+)
+from optix_stream.controller import LoopController
+from optix_stream.evaluators import EpisodeReturnEvaluator
+from optix_stream.events import (
+    CheckpointFailed,
+    CheckpointSaved,
+    Degraded,
+    Event,
+    GapDetected,
+    HyperparamsChanged,
+    Improved,
+    LearningFailed,
+    LoopStarted,
+    LoopStopped,
+    PlateauReached,
+    RolledBack,
+    SourceLost,
+    SourceRegained,
+    StateChanged,
+    SubscriberFailed,
+    SubscriberLagging,
+    TransitionsDropped,
+    TransitionsRejected,
+    WatchdogStarted,
+    WentDormant,
+    WindowAssembled,
+    WindowLearned,
+    WindowScored,
+)
+from optix_stream.judges import ThresholdJudge
+from optix_stream.optimizers import BackoffOptimizer, PBTOptimizer
+from optix_stream.pipeline import LivePipeline, StreamPipeline
+from optix_stream.producers import ActionReceiver, DataSource, FeedProducer, FeedStep, ReconnectPolicy
+from optix_stream.queue import OverflowPolicy, TransitionQueue
+from optix_stream.rl_optimizer import RLOptimizer
+from optix_stream.scheduler import BackoffScheduler
+from optix_stream.types import (
+    CompletedEpisode,
+    EpisodeData,
+    EvalMetrics,
+    HyperparamSet,
+    LoopState,
+    PolicySnapshot,
+    RunReport,
+    Statistics,
+    Transition,
+    TransitionBatch,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ActionReceiver",
+    "BackoffOptimizer",
+    "BackoffScheduler",
+    "BaseAgent",
+    "BaseEvaluator",
+    "BaseOptimizer",
+    "BasePipeline",
+    "BoundaryFn",
+    "CheckpointFailed",
+    "CheckpointRegistry",
+    "CheckpointSaved",
+    "Clock",
+    "CompletedEpisode",
+    "DataSource",
+    "Decision",
+    "Degraded",
+    "EpisodeData",
+    "EpisodeReturnEvaluator",
+    "EvalMetrics",
+    "Event",
+    "FeedProducer",
+    "FeedStep",
+    "GapDetected",
+    "HyperparamSet",
+    "HyperparamsChanged",
+    "Improved",
+    "Judge",
+    "LearningFailed",
+    "LivePipeline",
+    "LoopCallback",
+    "LoopController",
+    "LoopStarted",
+    "LoopState",
+    "LoopStopped",
+    "Outcome",
+    "OverflowPolicy",
+    "PBTOptimizer",
+    "PlateauReached",
+    "Policy",
+    "PolicyPublisher",
+    "PolicySnapshot",
+    "Producer",
+    "RLOptimizer",
+    "ReconnectPolicy",
+    "Restorable",
+    "RolledBack",
+    "RunReport",
+    "SourceLost",
+    "SourceRegained",
+    "StateChanged",
+    "Statistics",
+    "StreamPipeline",
+    "SubscriberFailed",
+    "SubscriberLagging",
+    "Subscription",
+    "SystemClock",
+    "ThresholdJudge",
+    "Transition",
+    "TransitionBatch",
+    "TransitionQueue",
+    "TransitionSink",
+    "TransitionsDropped",
+    "TransitionsRejected",
+    "Verdict",
+    "WatchdogStarted",
+    "WentDormant",
+    "WindowAssembled",
+    "WindowAssembler",
+    "WindowLearned",
+    "WindowScored",
+    "all_of",
+    "any_of",
+    "every_n_seconds",
+    "every_n_steps",
+    "on_done_signal",
+]

@@ -1,0 +1,304 @@
+"""Cuts the stream of transitions into windows. No I/O, no clock, nothing async.
+
+Rows are written straight into preallocated columns, so that closing a window costs no conversion.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from optix_stream.boundaries import BatchBoundary, BoundaryFn
+from optix_stream.errors import TransitionMismatchError
+from optix_stream.events import GapDetected
+from optix_stream.trees import Column, TreeColumn, make_column, map_tree
+from optix_stream.types import CompletedEpisode, EpisodeData, StreamId, Transition, TransitionBatch
+
+_NOTHING: Mapping[str, Any] = {}
+
+
+class WindowAssembler:
+    """Collects transitions until the boundary says that the window is complete.
+
+    The shape and dtype of observations, actions and extras are fixed by the first transition; one
+    that differs is refused and leaves the window as it was.
+
+    Args:
+        boundary: where windows end.
+        max_steps: a window is closed at this many rows whatever the boundary says, so that memory
+            stays bounded.
+    """
+
+    def __init__(self, boundary: BoundaryFn, *, max_steps: int = 65_536) -> None:
+        self._boundary = boundary
+        self._max_steps = max_steps
+        self._columns: _WindowColumns | None = None
+        self._length = 0
+        self._next_id = 0
+        self._start_time = 0.0
+        self._codes: dict[StreamId, int] = {}
+        self._last_row: dict[StreamId, int] = {}
+        self._episodes: dict[StreamId, _OpenEpisode] = {}
+
+    @property
+    def size(self) -> int:
+        """Transitions in the window that is being assembled."""
+        return self._length
+
+    def feed(self, transition: Transition) -> EpisodeData | None:
+        """Add one transition; return the window if that completed it.
+
+        Raises:
+            TransitionMismatchError: it does not fit; nothing was added.
+        """
+        columns = self._columns
+        index = self._length
+        if columns is None:
+            columns = self._columns = _WindowColumns(transition, 256)
+        elif index == columns.capacity:
+            columns.grow(2 * index)
+        code = self._codes.get(transition.stream)
+        if code is None:
+            code = len(self._codes)
+        columns.store(index, transition, code)
+        if index == 0:
+            self._start_time = transition.time
+        self._codes[transition.stream] = code
+        self._last_row[transition.stream] = index
+        self._length = length = index + 1
+        if length >= self._max_steps or self._boundary(length, transition.time - self._start_time, transition):
+            return self._close()
+        return None
+
+    def feed_batch(self, batch: TransitionBatch) -> Iterator[EpisodeData]:
+        """Add many transitions; yield each window that they complete. Exhaust the iterator.
+
+        Raises:
+            TransitionMismatchError: the batch does not fit; nothing was added.
+        """
+        total = len(batch)
+        start = 0
+        while start < total:
+            if self._length == 0:
+                self._start_time = float(batch.times[start])
+            end = self._first_end(batch, start)
+            room = start + self._max_steps - self._length
+            stop = min(total if end is None else end + 1, room)
+            self._store_rows(batch, start, stop)
+            if end is not None or stop == room:
+                yield self._close()
+            start = stop
+
+    def mark_gap(self, gap: GapDetected) -> EpisodeData | None:
+        """The stream does not continue; return the window if it held rows of that stream.
+
+        No window spans a gap: bootstrapping happens from the last ``next_observation`` before it.
+        """
+        episode = self._episodes.get(gap.stream)
+        if episode is None:
+            self._episodes[gap.stream] = _OpenEpisode(is_whole=False)
+        last = self._last_row.get(gap.stream)
+        if last is None or self._columns is None:
+            if episode is not None:
+                episode.is_whole = False
+            return None
+        self._columns.gaps[last] = True
+        return self._close()
+
+    def flush(self) -> EpisodeData | None:
+        """What has been collected so far, as a window; None if that is nothing."""
+        return self._close() if self._length else None
+
+    def _first_end(self, batch: TransitionBatch, start: int) -> int | None:
+        boundary = self._boundary
+        elapsed = batch.times - self._start_time
+        if isinstance(boundary, BatchBoundary):
+            return boundary.first_end(self._length, elapsed, batch, start)
+        for row in range(start, len(batch)):
+            if boundary(self._length + row - start + 1, float(elapsed[row]), batch_row(batch, row)):
+                return row
+        return None
+
+    def _store_rows(self, batch: TransitionBatch, start: int, end: int) -> None:
+        if self._columns is None:
+            self._columns = _WindowColumns(batch_row(batch, start), max(256, end - start))
+        needed = self._length + end - start
+        if needed > self._columns.capacity:
+            self._columns.grow(max(needed, 2 * self._columns.capacity))
+        codes = np.empty(len(batch.stream_ids), np.int32)
+        for index, stream in enumerate(batch.stream_ids):
+            codes[index] = self._codes.setdefault(stream, len(self._codes))
+        self._columns.store_rows(self._length, batch, start, end, codes)
+        streams = batch.streams[start:end]
+        for index in range(len(batch.stream_ids)):
+            rows = np.flatnonzero(streams == index)
+            if len(rows):
+                self._last_row[batch.stream_ids[index]] = self._length + int(rows[-1])
+        self._length = needed
+
+    def _close(self) -> EpisodeData:
+        columns = self._columns
+        assert columns is not None
+        window = columns.take(self._length, self._next_id, tuple(self._codes), self._completed_episodes())
+        self._next_id += 1
+        self._length = 0
+        self._codes.clear()
+        self._last_row.clear()
+        return window
+
+    def _completed_episodes(self) -> tuple[CompletedEpisode, ...]:
+        columns, length = self._columns, self._length
+        assert columns is not None
+        found: list[tuple[int, CompletedEpisode]] = []
+        rewards = columns.rewards[:length]
+        ends = columns.terminated[:length] | columns.truncated[:length] | columns.gaps[:length]
+        streams = columns.streams[:length]
+        for stream, code in self._codes.items():
+            rows = np.flatnonzero(streams == code) if len(self._codes) > 1 else np.arange(length)
+            episode = self._episodes.setdefault(stream, _OpenEpisode())
+            sums = np.cumsum(rewards[rows])
+            start, before = 0, 0.0
+            for end in np.flatnonzero(ends[rows]):
+                row = int(rows[end])
+                total = episode.total_reward + float(sums[end]) - before
+                steps = episode.length + int(end) + 1 - start
+                if columns.gaps[row] and not (columns.terminated[row] or columns.truncated[row]):
+                    episode.reset(is_whole=False)
+                else:
+                    if episode.is_whole:
+                        found.append((row, CompletedEpisode(stream, total, steps)))
+                    episode.reset(is_whole=True)
+                start, before = int(end) + 1, float(sums[end])
+            if start < len(rows):
+                episode.total_reward += float(sums[-1]) - before
+                episode.length += len(rows) - start
+        return tuple(episode for _, episode in sorted(found, key=lambda pair: pair[0]))
+
+
+class _OpenEpisode:
+    """What is known of an episode that has not ended."""
+
+    __slots__ = ("is_whole", "length", "total_reward")
+
+    def __init__(self, is_whole: bool = True) -> None:
+        self.reset(is_whole=is_whole)
+
+    def reset(self, *, is_whole: bool) -> None:
+        self.is_whole = is_whole
+        self.total_reward = 0.0
+        self.length = 0
+
+
+class _WindowColumns:
+    """The columns of the window that is being assembled."""
+
+    def __init__(self, template: Transition, capacity: int) -> None:
+        self.capacity = capacity
+        self.observations: Column | TreeColumn = make_column("observation", template.observation, capacity)
+        self.next_observations: Column | TreeColumn = make_column(
+            "next_observation", template.next_observation, capacity
+        )
+        self.actions = Column("action", template.action, capacity)
+        extras = template.extras or _NOTHING
+        self.extras = {name: Column(f"extras[{name!r}]", value, capacity) for name, value in extras.items()}
+        self._allocate()
+        self.infos: list[Mapping[str, Any]] = []
+
+    def _allocate(self) -> None:
+        capacity = self.capacity
+        self.rewards = np.empty(capacity, np.float64)
+        self.terminated = np.empty(capacity, np.bool_)
+        self.truncated = np.empty(capacity, np.bool_)
+        self.gaps = np.zeros(capacity, np.bool_)
+        self.streams = np.empty(capacity, np.int32)
+        self.times = np.empty(capacity, np.float64)
+
+    def store(self, index: int, transition: Transition, code: int) -> None:
+        # Whatever can be refused comes first, so that a refused row leaves no trace.
+        self.observations.store(index, transition.observation)
+        self.next_observations.store(index, transition.next_observation)
+        self.actions.store(index, transition.action)
+        extras = transition.extras or _NOTHING
+        if len(extras) != len(self.extras):
+            raise TransitionMismatchError("extras", str(sorted(self.extras)), str(sorted(extras)))
+        for name, value in extras.items():
+            column = self.extras.get(name)
+            if column is None:
+                raise TransitionMismatchError("extras", str(sorted(self.extras)), str(sorted(extras)))
+            column.store(index, value)
+        self.rewards[index] = transition.reward
+        self.terminated[index] = transition.terminated
+        self.truncated[index] = transition.truncated
+        self.streams[index] = code
+        self.times[index] = transition.time
+        self.infos.append(_NOTHING if transition.info is None else transition.info)
+
+    def store_rows(
+        self, index: int, batch: TransitionBatch, start: int, end: int, codes: np.ndarray[Any, np.dtype[np.int32]]
+    ) -> None:
+        if len(batch.extras) != len(self.extras) or any(name not in self.extras for name in batch.extras):
+            raise TransitionMismatchError("extras", str(sorted(self.extras)), str(sorted(batch.extras)))
+        self.observations.store_many(index, map_tree(lambda leaf: leaf[start:end], batch.observations))
+        self.next_observations.store_many(index, map_tree(lambda leaf: leaf[start:end], batch.next_observations))
+        self.actions.store_many(index, batch.actions[start:end])
+        for name, column in self.extras.items():
+            column.store_many(index, batch.extras[name][start:end])
+        rows = slice(index, index + end - start)
+        self.rewards[rows] = batch.rewards[start:end]
+        self.terminated[rows] = batch.terminated[start:end]
+        self.truncated[rows] = batch.truncated[start:end]
+        self.streams[rows] = codes[batch.streams[start:end]]
+        self.times[rows] = batch.times[start:end]
+        self.infos.extend([_NOTHING] * (end - start) if batch.infos is None else batch.infos[start:end])
+
+    def grow(self, capacity: int) -> None:
+        length = self.capacity
+        self.capacity = capacity
+        before = (self.rewards, self.terminated, self.truncated, self.gaps, self.streams, self.times)
+        self._allocate()
+        after = (self.rewards, self.terminated, self.truncated, self.gaps, self.streams, self.times)
+        for old, new in zip(before, after, strict=True):
+            new[:length] = old
+        for column in (self.observations, self.next_observations, self.actions, *self.extras.values()):
+            column.grow(capacity)
+
+    def take(
+        self, length: int, window_id: int, stream_ids: tuple[StreamId, ...], completed: tuple[CompletedEpisode, ...]
+    ) -> EpisodeData:
+        window = EpisodeData(
+            observations=self.observations.take(length),
+            actions=self.actions.take(length),
+            rewards=self.rewards[:length],
+            terminated=self.terminated[:length],
+            truncated=self.truncated[:length],
+            infos=self.infos,
+            episode_id=window_id,
+            next_observations=self.next_observations.take(length),
+            gaps=self.gaps[:length],
+            streams=self.streams[:length],
+            stream_ids=stream_ids,
+            extras={name: column.take(length) for name, column in self.extras.items()},
+            times=self.times[:length],
+            completed=completed,
+        )
+        self._allocate()
+        self.infos = []
+        return window
+
+
+def batch_row(batch: TransitionBatch, row: int) -> Transition:
+    """One row of a batch as a transition."""
+    return Transition(
+        observation=map_tree(lambda leaf: leaf[row], batch.observations),
+        action=batch.actions[row],
+        reward=float(batch.rewards[row]),
+        next_observation=map_tree(lambda leaf: leaf[row], batch.next_observations),
+        terminated=bool(batch.terminated[row]),
+        truncated=bool(batch.truncated[row]),
+        info=None if batch.infos is None else batch.infos[row],
+        stream=batch.stream_ids[batch.streams[row]],
+        extras={name: column[row] for name, column in batch.extras.items()},
+        time=float(batch.times[row]),
+    )

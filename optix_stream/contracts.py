@@ -1,0 +1,321 @@
+"""What users implement. Each contract is small; the loop needs nothing beyond it.
+
+``Producer``, ``Policy`` and ``TransitionSink`` are structural (``Protocol``): anything of the right
+shape fits. What a user subclasses is an abstract base class. What an agent can do *besides* the
+six methods of ``BaseAgent`` it says by inheriting ``PolicyPublisher`` or ``Restorable``; nothing is
+found out by probing for attributes.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+
+from optix_stream.events import Event, StreamEvent, TransitionsDropped
+from optix_stream.types import (
+    Array,
+    EpisodeData,
+    EvalMetrics,
+    HyperparamSet,
+    Statistics,
+    Transition,
+    TransitionBatch,
+    Tree,
+)
+
+StreamItem: TypeAlias = Transition | TransitionBatch | StreamEvent | TransitionsDropped
+"""What travels through a queue, in order."""
+
+
+# --- acting and producing ----------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What a policy decided for ``N`` observations.
+
+    Attributes:
+        actions: ``[N]`` or ``[N, action_dim]``.
+        extras: named columns ``[N, …]`` that learning will want back, such as the behaviour
+            log-probability. The same names every time.
+    """
+
+    actions: Array
+    extras: Mapping[str, Array] = field(default_factory=dict)
+
+
+class Policy(Protocol):
+    """What acts: called from any thread, never blocks, never waits for learning."""
+
+    @property
+    def version(self) -> int:
+        """Goes up whenever the policy may answer differently than before."""
+        ...
+
+    def act(self, observations: Tree) -> Decision:
+        """Decide for a batch: a tree of arrays ``[N, …]`` in, ``N`` actions out."""
+        ...
+
+
+class TransitionSink(Protocol):
+    """What takes transitions: the queue here, a broker's publisher on an edge machine."""
+
+    async def push(self, item: StreamItem) -> None:
+        """Hand over one transition, a batch, or an event that belongs between them.
+
+        Returns once the item is accounted for; may wait where the overflow policy says so.
+        """
+        ...
+
+
+class Producer(Protocol):
+    """What runs a source: an environment, a socket, a replay."""
+
+    @property
+    def name(self) -> str:
+        """Names the source in events."""
+        ...
+
+    async def run(self, policy: Policy, sink: TransitionSink) -> None:
+        """Act and push whole transitions until the source ends; cancellation stops it cleanly."""
+        ...
+
+
+# --- learning ----------------------------------------------------------------------------------
+
+
+class BaseAgent(ABC):
+    """The only contract between the loop and a learner: six methods.
+
+    ``learn``, ``save_weights`` and ``load_weights`` run in a worker thread, one at a time. On a
+    pausable source ``act`` never runs at the same time as they do. On a live source it may: an
+    agent whose ``act`` must not see half-updated weights inherits ``PolicyPublisher``.
+    """
+
+    @abstractmethod
+    def act(self, observation: Tree) -> Any:
+        """One action for one observation (no batch axis)."""
+
+    @abstractmethod
+    def learn(self, episode_data: EpisodeData) -> dict[str, float]:
+        """Update from one window; return diagnostics (loss, entropy, …), which may be empty.
+
+        An exception means that nothing was learned; the agent must be as it was before the call,
+        or inherit ``Restorable`` and leave that to the loop.
+        """
+
+    @abstractmethod
+    def get_hyperparams(self) -> HyperparamSet:
+        """The hyperparameters in force."""
+
+    @abstractmethod
+    def set_hyperparams(self, hyperparams: HyperparamSet) -> None:
+        """Put hyperparameters into force, at once."""
+
+    @abstractmethod
+    def save_weights(self, path: str) -> None:
+        """Write everything that learning changes to ``path``, which does not exist yet.
+
+        Either as a directory or as a file of that name.
+        """
+
+    @abstractmethod
+    def load_weights(self, path: str) -> None:
+        """Restore what ``save_weights`` wrote."""
+
+
+class PolicyPublisher(ABC):
+    """Mixin for an agent that can act while it learns, because what acts is a copy."""
+
+    @abstractmethod
+    def publish_policy(self, *, deterministic: bool = False) -> Policy:
+        """An immutable policy with the present weights; called in the learner's thread.
+
+        Args:
+            deterministic: the policy to evaluate or ship: no exploration.
+        """
+
+
+class Restorable(ABC):
+    """Mixin for an agent whose state can be put back in memory, as after a failed ``learn``."""
+
+    @abstractmethod
+    def capture_state(self) -> Any:
+        """Everything that ``learn`` changes, copied; cheap enough for every window."""
+
+    @abstractmethod
+    def restore_state(self, state: Any) -> None:
+        """Be again as when ``state`` was captured."""
+
+
+# --- scoring, judging, tuning ------------------------------------------------------------------
+
+
+class BaseEvaluator(ABC):
+    """Scores windows: turns one into the single number that the loop maximises."""
+
+    @abstractmethod
+    def score(self, episode_data: EpisodeData, train_diagnostics: dict[str, float]) -> EvalMetrics | None:
+        """Score one window; higher is better.
+
+        Args:
+            episode_data: the window.
+            train_diagnostics: what ``agent.learn`` said of it; may be empty.
+
+        Returns:
+            The score, or None where this window holds no evidence for one: it is then not judged.
+        """
+
+    def compare(self, candidate: EvalMetrics, baseline: EvalMetrics) -> bool:
+        """Whether ``candidate`` is better. Override for more than one objective."""
+        return candidate.beats(baseline)
+
+
+class Outcome(Enum):
+    """What a judge makes of a window's score."""
+
+    BASELINE = "baseline"
+    """The first score: nothing to compare with yet."""
+    IMPROVED = "improved"
+    UNCHANGED = "unchanged"
+    """No decision yet; the scheduler counts these."""
+    COOLING = "cooling"
+    """Gains have become small."""
+    PLATEAU = "plateau"
+    """Certain: nothing more to gain."""
+    DEGRADED = "degraded"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A decision and why it was made.
+
+    Attributes:
+        outcome: the decision.
+        evidence: the reason in words a person can read.
+        facts: the numbers behind it.
+    """
+
+    outcome: Outcome
+    evidence: str
+    facts: Mapping[str, float] = field(default_factory=dict)
+
+
+class Judge(Protocol):
+    """Decides, from the scores so far, whether learning still pays. Pure: no clock, no I/O."""
+
+    def update(self, metrics: EvalMetrics) -> Verdict:
+        """Take the next score, in order."""
+        ...
+
+    def restart(self) -> None:
+        """Forget every score: what they measured has changed."""
+        ...
+
+
+class BaseOptimizer(ABC):
+    """Proposes hyperparameters from scores. It never knows which algorithm runs or what a key means."""
+
+    @abstractmethod
+    def suggest(self, current_hyperparams: HyperparamSet, metrics_history: Sequence[EvalMetrics]) -> HyperparamSet:
+        """Hyperparameters for the windows to come; ``current_hyperparams`` unchanged is an answer.
+
+        Args:
+            current_hyperparams: what the agent uses now.
+            metrics_history: scores so far, oldest first; long histories are cut at the old end.
+        """
+
+    @property
+    def is_probing(self) -> bool:
+        """True while a value is on trial; such windows are scored but not judged."""
+        return False
+
+    def on_improvement(self, metrics: EvalMetrics) -> None:
+        """A new best was found."""
+
+    def on_plateau(self, metrics_history: Sequence[EvalMetrics]) -> None:
+        """The score no longer improves."""
+
+
+# --- pipelines ---------------------------------------------------------------------------------
+
+
+class WindowSource(Protocol):
+    """An open pipeline, as the controller sees it."""
+
+    async def next_window(self) -> EpisodeData | None:
+        """The next window, or None when the source has ended and nothing is left."""
+        ...
+
+    def record_learned(self, window: EpisodeData) -> None:
+        """The window was learned from."""
+        ...
+
+    def record_dropped(self, window: EpisodeData, reason: str) -> None:
+        """The window was given up."""
+        ...
+
+
+class EventSink(Protocol):
+    """Where events go."""
+
+    def emit(self, event: Event) -> None:
+        """Take one event; never blocks, never raises."""
+        ...
+
+
+class BasePipeline(ABC):
+    """A source of windows: producers, queue and assembler as one thing to hand to a controller."""
+
+    agent: BaseAgent | None = None
+    """The agent that the pipeline was made for, where it was told; the controller's acts in any case."""
+
+    @property
+    @abstractmethod
+    def is_live(self) -> bool:
+        """True where the source never pauses; such a run goes on to WATCHDOG after its plateau."""
+
+    @abstractmethod
+    def open(self, policy: Policy, events: EventSink) -> AbstractAsyncContextManager[WindowSource]:
+        """Start producing for the length of the ``async with``.
+
+        Leaving it stops the producers and accounts for what was not learned.
+        """
+
+    @abstractmethod
+    def statistics(self) -> Statistics:
+        """Where every transition of the present, or else the last, run is."""
+
+
+def as_policy(agent: BaseAgent) -> Policy:
+    """The agent itself as a policy: ``act`` called once a row."""
+    return _AgentPolicy(agent)
+
+
+class _AgentPolicy:
+    __slots__ = ("_act", "version")
+
+    def __init__(self, agent: BaseAgent) -> None:
+        self._act = agent.act
+        self.version = 0
+
+    def act(self, observations: Tree) -> Decision:
+        if isinstance(observations, np.ndarray):
+            return Decision(np.asarray([self._act(row) for row in observations]))
+        return Decision(np.asarray([self._act(row) for row in _rows(observations)]))
+
+
+def _rows(tree: Tree) -> list[Tree]:
+    if isinstance(tree, dict):
+        columns = {key: _rows(value) for key, value in tree.items()}
+        length = len(next(iter(columns.values())))
+        return [{key: column[i] for key, column in columns.items()} for i in range(length)]
+    if isinstance(tree, tuple):
+        return [tuple(parts) for parts in zip(*(_rows(part) for part in tree), strict=True)]
+    return list(tree)

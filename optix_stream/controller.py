@@ -1,0 +1,397 @@
+"""The loop: window after window, learn, score, judge, save, tune. Glue only; the parts decide."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Sequence
+
+import anyio
+
+from optix_stream.bus import EventBus, Subscription
+from optix_stream.callbacks import CallbackRunner, LoopCallback
+from optix_stream.checkpoints import CheckpointRegistry
+from optix_stream.clock import Clock, SystemClock
+from optix_stream.contracts import (
+    BaseAgent,
+    BaseEvaluator,
+    BaseOptimizer,
+    BasePipeline,
+    Judge,
+    Outcome,
+    Verdict,
+    WindowSource,
+)
+from optix_stream.errors import AlreadyRunningError, CheckpointError, ConfigurationError, LearningFailedError
+from optix_stream.events import (
+    CheckpointFailed,
+    CheckpointSaved,
+    Degraded,
+    HyperparamsChanged,
+    Improved,
+    LearningFailed,
+    LoopStarted,
+    LoopStopped,
+    PlateauReached,
+    RolledBack,
+    StateChanged,
+    WatchdogStarted,
+    WentDormant,
+    WindowAssembled,
+    WindowLearned,
+    WindowScored,
+)
+from optix_stream.judges import ThresholdJudge
+from optix_stream.learner import ThreadLearner
+from optix_stream.scheduler import BackoffScheduler
+from optix_stream.types import EpisodeData, EvalMetrics, LoopState, PolicySnapshot, RunReport, Statistics
+
+logger = logging.getLogger(__name__)
+
+_HISTORY = 1000
+
+
+class LoopController:
+    """Owns the loop. ``await run()`` in any task of any app; it brings no event loop of its own.
+
+    Args:
+        agent: learns and acts.
+        evaluator: scores windows.
+        optimizer: tunes hyperparameters.
+        pipeline: where windows come from.
+        checkpoint_registry: where snapshots go.
+        backoff_scheduler: states and intervals.
+        rollback_on_degradation: go back to the best snapshot when the score falls.
+        improvement_margin: of the default judge, in score units.
+        max_episodes: stop after this many windows; None: no limit.
+        callbacks: hooks, see ``LoopCallback``.
+        judge: decides what a score means; by default a ``ThresholdJudge``.
+        max_learning_failures: windows in a row on which ``learn`` may raise before the run fails.
+        clock: the run's clock.
+
+    Raises:
+        ConfigurationError: a pipeline made for another agent, or a limit below 1.
+    """
+
+    def __init__(
+        self,
+        agent: BaseAgent,
+        evaluator: BaseEvaluator,
+        optimizer: BaseOptimizer,
+        pipeline: BasePipeline,
+        checkpoint_registry: CheckpointRegistry,
+        backoff_scheduler: BackoffScheduler,
+        rollback_on_degradation: bool = False,
+        improvement_margin: float = 0.0,
+        max_episodes: int | None = None,
+        callbacks: Sequence[LoopCallback] | None = None,
+        *,
+        judge: Judge | None = None,
+        max_learning_failures: int = 3,
+        clock: Clock | None = None,
+    ) -> None:
+        if pipeline.agent is not None and pipeline.agent is not agent:
+            raise ConfigurationError("the pipeline was made for another agent than the controller's")
+        if max_episodes is not None and max_episodes < 1:
+            raise ConfigurationError(f"max_episodes: expected at least 1 window, got {max_episodes}")
+        if max_learning_failures < 1:
+            raise ConfigurationError(f"max_learning_failures: expected at least 1, got {max_learning_failures}")
+        self._agent = agent
+        self._evaluator = evaluator
+        self._optimizer = optimizer
+        self._pipeline = pipeline
+        self._registry = checkpoint_registry
+        self._scheduler = backoff_scheduler
+        self._rollback_on_degradation = rollback_on_degradation
+        self._max_episodes = max_episodes
+        self._max_learning_failures = max_learning_failures
+        self._clock: Clock = clock if clock is not None else SystemClock()
+        self._judge: Judge = (
+            judge
+            if judge is not None
+            else ThresholdJudge(improvement_margin, backoff_scheduler.degradation_threshold, compare=evaluator.compare)
+        )
+        self._bus = EventBus(self._clock)
+        self._callbacks = CallbackRunner(callbacks or (), self._bus, self._clock)
+        self._learner = ThreadLearner(agent)
+        self._history: deque[EvalMetrics] = deque(maxlen=_HISTORY)
+        self._basis: str | None = None
+        self._windows = 0
+        self._failures = 0
+        self._is_running = False
+        self._stop_requested = False
+        self._waiting: anyio.CancelScope | None = None
+
+    # -- for those who watch --------------------------------------------------------------------
+
+    @property
+    def state(self) -> LoopState:
+        """What the loop is doing."""
+        return self._scheduler.current_state
+
+    @property
+    def best_snapshot(self) -> PolicySnapshot | None:
+        """The best policy of this run so far."""
+        return self._registry.best
+
+    def statistics(self) -> Statistics:
+        """Where every transition of this run is."""
+        return self._pipeline.statistics()
+
+    def events(self, buffer_size: int = 1024, name: str | None = None) -> Subscription:
+        """Subscribe: ``async with controller.events() as events: async for event in events: …``.
+
+        The iteration ends after ``LoopStopped``.
+
+        Args:
+            buffer_size: events held while the subscriber is busy.
+            name: names the subscriber in ``SubscriberLagging``.
+        """
+        return self._bus.subscribe(buffer_size, name)
+
+    def stop(self) -> None:
+        """End the run after the window that is being learned from. Call it on the loop's own thread."""
+        self._stop_requested = True
+        if self._waiting is not None:
+            self._waiting.cancel()
+
+    # -- the loop -------------------------------------------------------------------------------
+
+    async def run(self) -> RunReport:
+        """Run until the plateau (pausable sources), ``max_episodes``, ``stop()`` or the source's end.
+
+        Afterwards the agent holds the best policy that was found. Cancelling it is a clean stop:
+        a window that is being learned from is finished first, the rest is accounted for.
+
+        Returns:
+            How it ended.
+
+        Raises:
+            LearningFailedError: ``learn`` failed too often in a row.
+            AlreadyRunningError: a run is under way.
+            Exception: what a source, the evaluator, the judge or the tuner raised.
+        """
+        if self._is_running:
+            raise AlreadyRunningError
+        self._is_running = True
+        self._stop_requested = False
+        self._windows = self._failures = 0
+        started = self._clock.now()
+        error: Exception | None = None
+        report: RunReport | None = None
+        try:
+            async with anyio.create_task_group() as tasks:
+                await tasks.start(self._callbacks.run)
+                reason = "cancelled"
+                try:
+                    reason = await self._run_windows()
+                    await self._load_best()
+                    report = self._report(reason, started)
+                except Exception as raised:
+                    # Carried past the task group, which would wrap it in an exception group.
+                    reason, error = "failed", raised
+                finally:
+                    self._bus.emit(LoopStopped(reason=reason, report=report, time=self._clock.now()))
+                    self._callbacks.finish()
+        finally:
+            self._is_running = False
+        if error is not None:
+            raise error
+        assert report is not None
+        return report
+
+    async def _run_windows(self) -> str:
+        self._bus.emit(LoopStarted(is_live=self._pipeline.is_live, time=self._clock.now()))
+        self._registry.begin_run()
+        self._learner.publish()
+        async with self._pipeline.open(self._learner.policy, self._bus) as source:
+            while True:
+                window = await self._next_window(source)
+                if window is None:
+                    return "stopped" if self._stop_requested else "source_ended"
+                await self._process(source, window)
+                self._windows += 1
+                if self._stop_requested:
+                    return "stopped"
+                if self._max_episodes is not None and self._windows >= self._max_episodes:
+                    return "max_episodes"
+                if self.state is LoopState.DORMANT:
+                    if not self._pipeline.is_live:
+                        return "dormant"
+                    self._enter_watchdog(window)
+
+    async def _next_window(self, source: WindowSource) -> EpisodeData | None:
+        if self._stop_requested:
+            return None
+        with anyio.CancelScope() as self._waiting:
+            try:
+                return await source.next_window()
+            finally:
+                self._waiting = None
+        return None
+
+    async def _process(self, source: WindowSource, window: EpisodeData) -> None:
+        self._bus.emit(
+            WindowAssembled(
+                window=window.episode_id,
+                transitions=window.length,
+                streams=len(window.stream_ids),
+                time=self._clock.now(),
+            )
+        )
+        diagnostics = await self._learn(source, window)
+        if diagnostics is None:
+            return
+        metrics = self._evaluator.score(window, diagnostics)
+        is_probe = self._optimizer.is_probing
+        old_state = self.state
+        verdict = None
+        if metrics is not None:
+            self._history.append(metrics)
+            if not is_probe:
+                verdict = self._judge_score(metrics)
+        self._bus.emit(
+            WindowScored(
+                window=window.episode_id,
+                metrics=metrics,
+                state=self.state,
+                interval=self._scheduler.current_interval,
+                is_probe=is_probe,
+                time=self._clock.now(),
+            )
+        )
+        if verdict is not None and metrics is not None:
+            await self._act_on(verdict, metrics, old_state)
+        if metrics is not None:
+            self._tune(window.episode_id)
+
+    async def _learn(self, source: WindowSource, window: EpisodeData) -> dict[str, float] | None:
+        try:
+            diagnostics = await self._learner.learn(window)
+        except Exception as error:
+            source.record_dropped(window, "learning_failed")
+            self._failures += 1
+            logger.exception("agent.learn failed on window %d", window.episode_id)
+            self._bus.emit(
+                LearningFailed(
+                    window=window.episode_id,
+                    transitions=window.length,
+                    failures=self._failures,
+                    error=repr(error),
+                    time=self._clock.now(),
+                )
+            )
+            if self._failures >= self._max_learning_failures:
+                raise LearningFailedError(self._failures, window.episode_id, error) from error
+            return None
+        except BaseException:
+            source.record_dropped(window, "cancelled")
+            raise
+        source.record_learned(window)
+        self._failures = 0
+        self._bus.emit(
+            WindowLearned(
+                window=window.episode_id,
+                transitions=window.length,
+                diagnostics=dict(diagnostics),
+                time=self._clock.now(),
+            )
+        )
+        return diagnostics
+
+    def _judge_score(self, metrics: EvalMetrics) -> Verdict:
+        if self._basis is not None and metrics.basis != self._basis:
+            self._judge.restart()
+            self._scheduler.record_restart()
+        self._basis = metrics.basis
+        verdict = self._judge.update(metrics)
+        self._scheduler.record(verdict, metrics.primary_score)
+        return verdict
+
+    async def _act_on(self, verdict: Verdict, metrics: EvalMetrics, old_state: LoopState) -> None:
+        window, state = metrics.episode_id, self.state
+        if state is not old_state:
+            self._bus.emit(StateChanged(window=window, old=old_state, new=state, time=self._clock.now()))
+        match verdict.outcome:
+            case Outcome.BASELINE:
+                await self._save(metrics)
+            case Outcome.IMPROVED:
+                snapshot = await self._save(metrics)
+                self._optimizer.on_improvement(metrics)
+                if snapshot is not None:
+                    self._bus.emit(
+                        Improved(window=window, snapshot=snapshot, evidence=verdict.evidence, time=self._clock.now())
+                    )
+            case Outcome.DEGRADED:
+                self._bus.emit(
+                    Degraded(window=window, metrics=metrics, evidence=verdict.evidence, time=self._clock.now())
+                )
+                if self._rollback_on_degradation:
+                    await self._roll_back(window)
+            case _ if state is LoopState.DORMANT:
+                self._optimizer.on_plateau(tuple(self._history))
+                self._bus.emit(WentDormant(window=window, evidence=verdict.evidence, time=self._clock.now()))
+            case _ if state is LoopState.COOLING and old_state is not state:
+                self._bus.emit(
+                    PlateauReached(window=window, state=state, evidence=verdict.evidence, time=self._clock.now())
+                )
+
+    async def _save(self, metrics: EvalMetrics) -> PolicySnapshot | None:
+        try:
+            snapshot = await self._learner.call(
+                self._registry.save, self._agent, metrics, self._agent.get_hyperparams()
+            )
+        except CheckpointError as error:
+            self._report_checkpoint_failure(metrics.episode_id, error)
+            return None
+        self._bus.emit(CheckpointSaved(window=metrics.episode_id, snapshot=snapshot, time=self._clock.now()))
+        return snapshot
+
+    async def _roll_back(self, window: int) -> None:
+        try:
+            snapshot = await self._load_best()
+        except CheckpointError as error:
+            self._report_checkpoint_failure(window, error)
+            return
+        if snapshot is not None:
+            self._bus.emit(RolledBack(window=window, snapshot=snapshot, time=self._clock.now()))
+
+    async def _load_best(self) -> PolicySnapshot | None:
+        snapshot = await self._learner.call(self._registry.load_best, self._agent)
+        self._learner.publish()
+        return snapshot
+
+    def _tune(self, window: int) -> None:
+        if self.state in (LoopState.DORMANT, LoopState.WATCHDOG):
+            return
+        if not (self._optimizer.is_probing or self._scheduler.should_adapt(window)):
+            return
+        old = self._agent.get_hyperparams()
+        new = self._optimizer.suggest(old.copy(), tuple(self._history))
+        if new.params != old.params:
+            self._agent.set_hyperparams(new)
+            self._bus.emit(
+                HyperparamsChanged(window=window, old=old.params, new=dict(new.params), time=self._clock.now())
+            )
+
+    def _enter_watchdog(self, window: EpisodeData) -> None:
+        now = self._clock.now()
+        self._scheduler.enter_watchdog()
+        self._bus.emit(StateChanged(window=window.episode_id, old=LoopState.DORMANT, new=LoopState.WATCHDOG, time=now))
+        self._bus.emit(WatchdogStarted(window=window.episode_id, time=now))
+
+    def _report_checkpoint_failure(self, window: int, error: CheckpointError) -> None:
+        logger.error("checkpoint failed after window %d", window, exc_info=error)
+        self._bus.emit(CheckpointFailed(window=window, error=str(error), time=self._clock.now()))
+
+    def _report(self, reason: str, started: float) -> RunReport:
+        statistics = self._pipeline.statistics()
+        return RunReport(
+            reason=reason,
+            state=self.state,
+            windows=self._windows,
+            transitions=statistics.learned,
+            wall_sec=self._clock.now() - started,
+            best_snapshot=self._registry.best,
+            statistics=statistics,
+        )

@@ -1,0 +1,110 @@
+"""Every error that optix_stream raises on purpose.
+
+::
+
+    OptixStreamError
+    ├── ConfigurationError          a parameter, a space or a combination that cannot work
+    │   └── MissingExtraError       an optional dependency is not installed
+    ├── TransitionMismatchError     a transition does not fit the columns of its stream
+    ├── QueueClosedError            pushed to a queue that was closed
+    ├── QueueFullError              push_nowait on a full queue whose overflow policy is "block"
+    ├── SourceFailedError           a source failed too often in a row
+    ├── LearningFailedError         agent.learn failed too often in a row
+    ├── CheckpointError             a checkpoint is missing, damaged or cannot be written
+    └── AlreadyRunningError         run() was called while a run is under way
+
+Errors carry the numbers they speak of as attributes, so that a caller need not parse text.
+"""
+
+from __future__ import annotations
+
+
+class OptixStreamError(Exception):
+    """Base of every error in this module."""
+
+
+class ConfigurationError(OptixStreamError, ValueError):
+    """A parameter, a space or a combination of them cannot work; the text names expected and got."""
+
+
+class MissingExtraError(ConfigurationError):
+    """An optional dependency is missing.
+
+    Attributes:
+        extra: name of the extra that brings it, as in ``pip install 'optix-stream[extra]'``.
+    """
+
+    def __init__(self, what: str, extra: str) -> None:
+        super().__init__(f"{what} needs an extra: pip install 'optix-stream[{extra}]'")
+        self.extra = extra
+
+
+class TransitionMismatchError(OptixStreamError, ValueError):
+    """A value does not have the shape or dtype that its column has.
+
+    Attributes:
+        field: name of the column, such as ``observation`` or ``action``.
+        expected: what the column holds, as text.
+        got: what came, as text.
+    """
+
+    def __init__(self, field: str, expected: str, got: str) -> None:
+        super().__init__(f"{field}: expected {expected}, got {got}")
+        self.field = field
+        self.expected = expected
+        self.got = got
+
+
+class QueueClosedError(OptixStreamError):
+    """The queue was closed; nothing can be pushed any more."""
+
+
+class QueueFullError(OptixStreamError):
+    """The queue is full and its overflow policy is to wait, which ``push_nowait`` cannot.
+
+    Attributes:
+        capacity: transitions that the queue may hold.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        super().__init__(f"the queue holds its capacity of {capacity} transitions")
+        self.capacity = capacity
+
+
+class SourceFailedError(OptixStreamError):
+    """A source failed this many times in a row without delivering anything.
+
+    Attributes:
+        source: name of the source.
+        attempts: consecutive failures.
+    """
+
+    def __init__(self, source: str, attempts: int) -> None:
+        super().__init__(f"source {source!r} failed {attempts} times in a row without delivering a step")
+        self.source = source
+        self.attempts = attempts
+
+
+class LearningFailedError(OptixStreamError):
+    """``agent.learn`` raised this many times in a row; the last cause is chained.
+
+    Attributes:
+        failures: consecutive failures.
+        window: id of the last window that failed.
+    """
+
+    def __init__(self, failures: int, window: int, cause: BaseException) -> None:
+        super().__init__(f"agent.learn failed on {failures} windows in a row, last on window {window}: {cause!r}")
+        self.failures = failures
+        self.window = window
+
+
+class CheckpointError(OptixStreamError):
+    """A checkpoint is missing, damaged or cannot be written; the text names the path."""
+
+
+class AlreadyRunningError(OptixStreamError):
+    """One controller runs one loop at a time."""
+
+    def __init__(self) -> None:
+        super().__init__("this controller is already running; await its run() before starting another")

@@ -1,0 +1,59 @@
+"""Scoring without a framework: the default evaluator."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from optix_stream.contracts import BaseEvaluator
+from optix_stream.types import EpisodeData, EvalMetrics
+
+EPISODE_RETURN = "episode_return"
+REWARD_PER_STEP = "reward_per_step"
+
+
+class EpisodeReturnEvaluator(BaseEvaluator):
+    """The mean return of the episodes that ended in the window; the mean reward a step where a
+    source has no episodes.
+
+    An episode counts whole, with the rewards of earlier windows. Once episodes have been seen, a
+    window in which none ended holds no evidence, and is not scored: a mean reward a step is on
+    another scale.
+    """
+
+    def __init__(self) -> None:
+        self._has_episodes = False
+
+    def score(self, episode_data: EpisodeData, train_diagnostics: dict[str, float]) -> EvalMetrics | None:
+        metrics = describe_window(episode_data, train_diagnostics)
+        returns = completed_returns(episode_data)
+        if returns:
+            self._has_episodes = True
+            mean_return = float(np.mean(returns))
+            metrics |= {"mean_return": mean_return, "episodes": len(returns)}
+            return EvalMetrics(mean_return, metrics, episode_data.episode_id, EPISODE_RETURN)
+        if self._has_episodes or not episode_data.length:
+            return None
+        return EvalMetrics(metrics["mean_reward"], metrics, episode_data.episode_id, REWARD_PER_STEP)
+
+
+def completed_returns(window: EpisodeData) -> list[float]:
+    """Undiscounted returns of the episodes that ended in the window.
+
+    For a hand-made window that does not say, they are taken from its rows, as if each episode had
+    begun in it.
+    """
+    if window.completed or not window.dones.any() or window.next_observations is not None:
+        return [episode.total_reward for episode in window.completed]
+    ends = np.flatnonzero(window.dones)
+    return [float(part.sum()) for part in np.split(window.rewards, ends + 1)[: len(ends)]]
+
+
+def describe_window(window: EpisodeData, diagnostics: dict[str, float]) -> dict[str, float]:
+    """The numbers that every window has, and those that learning reported."""
+    metrics = {
+        "total_reward": window.total_reward,
+        "mean_reward": float(window.rewards.mean()) if window.length else 0.0,
+        "transitions": float(window.length),
+    }
+    metrics.update((name, float(value)) for name, value in diagnostics.items() if isinstance(value, int | float))
+    return metrics

@@ -1,0 +1,282 @@
+"""Producers, queue and assembler as one thing to hand to a controller."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import anyio
+
+from optix_stream.assembler import WindowAssembler
+from optix_stream.boundaries import BoundaryFn, every_n_seconds, every_n_steps, on_done_signal
+from optix_stream.clock import Clock, SystemClock
+from optix_stream.contracts import (
+    BaseAgent,
+    BasePipeline,
+    EventSink,
+    Policy,
+    Producer,
+    StreamItem,
+    TransitionSink,
+    WindowSource,
+)
+from optix_stream.errors import TransitionMismatchError
+from optix_stream.events import GapDetected, TransitionsDropped, TransitionsRejected
+from optix_stream.ledger import Ledger
+from optix_stream.producers import DataSource, FeedProducer, ReconnectPolicy
+from optix_stream.queue import OverflowPolicy, TransitionQueue
+from optix_stream.types import EpisodeData, Statistics, StreamId, Transition, TransitionBatch
+
+
+class StreamPipeline(BasePipeline):
+    """Base of the pipelines that ship: any number of producers into one queue into one assembler.
+
+    Args:
+        boundary: where windows end.
+        capacity: transitions that the queue may hold.
+        overflow: what happens when it is full.
+        lockstep: producers wait after each push until it has been dealt with, learning included.
+        clock: the run's clock.
+    """
+
+    def __init__(
+        self,
+        *,
+        boundary: BoundaryFn,
+        capacity: int,
+        overflow: OverflowPolicy,
+        lockstep: bool,
+        clock: Clock | None = None,
+    ) -> None:
+        self.clock: Clock = clock if clock is not None else SystemClock()
+        self._boundary = boundary
+        self._capacity = capacity
+        self._overflow: OverflowPolicy = overflow
+        self._lockstep = lockstep
+        self._run = _PipelineRun(TransitionQueue(capacity, overflow), WindowAssembler(boundary))
+
+    @abstractmethod
+    def producers(self) -> Sequence[Producer]:
+        """The producers of one run."""
+
+    def statistics(self) -> Statistics:
+        return self._run.statistics()
+
+    @asynccontextmanager
+    async def open(self, policy: Policy, events: EventSink) -> AsyncIterator[WindowSource]:
+        queue = TransitionQueue(self._capacity, self._overflow, Ledger())
+        run = self._run = _PipelineRun(queue, WindowAssembler(self._boundary), events, self.clock)
+        sink = _LockstepSink(queue) if self._lockstep else queue
+        reason = "cancelled"
+        error: Exception | None = None
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(run.produce, self.producers(), policy, sink)
+                try:
+                    yield run
+                except Exception as raised:
+                    # Carried past the task group, which would wrap it in an exception group.
+                    error = raised
+                reason = "stopped"
+                tasks.cancel_scope.cancel()
+        finally:
+            run.abandon(reason)
+        if error is not None:
+            raise error
+
+
+class _LockstepSink:
+    """Pushes, then waits until the consumer has dealt with it."""
+
+    def __init__(self, queue: TransitionQueue) -> None:
+        self._queue = queue
+
+    async def push(self, item: StreamItem) -> None:
+        await self._queue.push(item)
+        await self._queue.wait_settled()
+
+
+class _PipelineRun:
+    """One run of a pipeline: what ``open`` hands out."""
+
+    def __init__(
+        self,
+        queue: TransitionQueue,
+        assembler: WindowAssembler,
+        events: EventSink | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self._queue = queue
+        self._ledger = queue.ledger
+        self._assembler = assembler
+        self._events = events
+        self._clock = clock
+        self._ready: deque[EpisodeData] = deque()
+        self._error: Exception | None = None
+
+    # -- producing ------------------------------------------------------------------------------
+
+    async def produce(self, producers: Sequence[Producer], policy: Policy, sink: TransitionSink) -> None:
+        """Run all producers; the first failure ends them all and is raised by ``next_window``."""
+        try:
+            async with anyio.create_task_group() as tasks:
+
+                async def run_one(producer: Producer) -> None:
+                    try:
+                        await producer.run(policy, sink)
+                    except Exception as error:
+                        self._error = self._error or error
+                        tasks.cancel_scope.cancel()
+
+                for producer in producers:
+                    tasks.start_soon(run_one, producer)
+        finally:
+            self._queue.close()
+
+    # -- consuming ------------------------------------------------------------------------------
+
+    async def next_window(self) -> EpisodeData | None:
+        while not self._ready:
+            items = await self._queue.drain()
+            for item in items:
+                self._take(item)
+            if not items:
+                self._add(self._assembler.flush())
+                if not self._ready:
+                    if self._error is not None:
+                        raise self._error
+                    return None
+        window = self._ready.popleft()
+        self._ledger.hand_over(window.length)
+        return window
+
+    def record_learned(self, window: EpisodeData) -> None:
+        self._ledger.learn(window.length)
+
+    def record_dropped(self, window: EpisodeData, reason: str) -> None:
+        self._ledger.give_up(window.length, reason)
+
+    def statistics(self) -> Statistics:
+        return self._ledger.statistics(
+            in_queue=self._queue.size,
+            in_window=self._assembler.size + sum(window.length for window in self._ready),
+        )
+
+    def abandon(self, reason: str) -> None:
+        """Account for everything that was not learned from; the run is over."""
+        self._queue.close()
+        count = 0
+        for item in self._queue.drain_nowait():
+            if isinstance(item, Transition):
+                count += 1
+            elif isinstance(item, TransitionBatch):
+                count += len(item)
+            else:
+                self._emit(item)
+        self._add(self._assembler.flush())
+        while self._ready:
+            count += self._ready.popleft().length
+        if count:
+            self._ledger.dropped[reason] += count
+            self._emit(TransitionsDropped(reason=reason, count=count, time=self._now()))
+
+    def _take(self, item: StreamItem) -> None:
+        try:
+            if isinstance(item, Transition):
+                self._add(self._assembler.feed(item))
+            elif isinstance(item, TransitionBatch):
+                for window in self._assembler.feed_batch(item):
+                    self._add(window)
+            else:
+                if isinstance(item, GapDetected):
+                    self._add(self._assembler.mark_gap(item))
+                self._emit(item)
+        except TransitionMismatchError as error:
+            self._reject(item, error)
+
+    def _reject(self, item: StreamItem, error: TransitionMismatchError) -> None:
+        counts: dict[StreamId, int] = {}
+        if isinstance(item, Transition):
+            counts[item.stream] = 1
+        elif isinstance(item, TransitionBatch):
+            for code in item.streams:
+                stream = item.stream_ids[code]
+                counts[stream] = counts.get(stream, 0) + 1
+        now = self._now()
+        for stream, count in counts.items():
+            self._ledger.rejected["mismatch"] += count
+            self._emit(TransitionsRejected(stream=stream, reason="mismatch", detail=str(error), count=count, time=now))
+            gap = GapDetected(stream=stream, reason="rejected transition", missed=count, time=now)
+            self._add(self._assembler.mark_gap(gap))
+            self._emit(gap)
+
+    def _now(self) -> float:
+        return self._clock.now() if self._clock is not None else 0.0
+
+    def _add(self, window: EpisodeData | None) -> None:
+        if window is not None:
+            self._ready.append(window)
+
+    def _emit(self, item: StreamItem) -> None:
+        if self._events is not None and not isinstance(item, Transition | TransitionBatch):
+            self._events.emit(item)
+
+
+class LivePipeline(StreamPipeline):
+    """Windows from a live feed: any object with ``stream()`` and, if it has one, ``send(action)``.
+
+    Acting never waits for learning: while the learner is behind, transitions wait in the queue, and
+    when that is full the overflow policy decides, by default in favour of what is new. A source that
+    can be paused without harm may say ``overflow="block"``.
+
+    Args:
+        data_source: yields ``(observation, reward, terminated, truncated, info)``, see ``producers``.
+        agent: may be given as in the original system; must be the controller's agent then.
+        episode_boundary_fn: where windows end; by default with each episode.
+        buffer_size: transitions that the queue may hold.
+        reconnect_on_disconnect: call ``stream()`` again after it ends or fails.
+        overflow: ``drop_oldest``, ``drop_newest`` or ``block``.
+        reconnect: how to reconnect.
+        clock: the run's clock.
+        name: names the source in events.
+        seed: of the reconnect jitter.
+    """
+
+    every_n_steps = staticmethod(every_n_steps)
+    every_n_seconds = staticmethod(every_n_seconds)
+    on_done_signal = staticmethod(on_done_signal)
+
+    def __init__(
+        self,
+        data_source: DataSource,
+        agent: BaseAgent | None = None,
+        episode_boundary_fn: BoundaryFn | None = None,
+        buffer_size: int = 1000,
+        reconnect_on_disconnect: bool = True,
+        *,
+        overflow: OverflowPolicy = "drop_oldest",
+        reconnect: ReconnectPolicy | None = None,
+        clock: Clock | None = None,
+        name: str | None = None,
+        seed: int | None = None,
+    ) -> None:
+        boundary = episode_boundary_fn if episode_boundary_fn is not None else on_done_signal()
+        super().__init__(boundary=boundary, capacity=buffer_size, overflow=overflow, lockstep=False, clock=clock)
+        self.agent = agent
+        policy = reconnect if reconnect is not None else ReconnectPolicy()
+        self._producer = FeedProducer(
+            data_source,
+            clock=self.clock,
+            name=name,
+            reconnect=policy if reconnect_on_disconnect else None,
+            seed=seed,
+        )
+
+    @property
+    def is_live(self) -> bool:
+        return True
+
+    def producers(self) -> Sequence[Producer]:
+        return [self._producer]

@@ -1,0 +1,109 @@
+"""``RLOptimizer``: the front door, every part defaulted, with the original system's flat parameters."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from optix_stream.bus import Subscription
+from optix_stream.callbacks import LoopCallback
+from optix_stream.checkpoints import CheckpointRegistry
+from optix_stream.contracts import BaseAgent, BaseEvaluator, BaseOptimizer, BasePipeline, Judge
+from optix_stream.controller import LoopController
+from optix_stream.evaluators import EpisodeReturnEvaluator
+from optix_stream.optimizers import BackoffOptimizer
+from optix_stream.scheduler import BackoffScheduler
+from optix_stream.types import LoopState, PolicySnapshot, RunReport, Statistics
+
+
+class RLOptimizer:
+    """Assembles the loop around an agent and a pipeline: ``await RLOptimizer(agent, pipeline).run()``.
+
+    Args:
+        agent: learns and acts.
+        pipeline: where windows come from.
+        evaluator: scores windows; by default the mean return of the episodes that ended.
+        optimizer: tunes hyperparameters; by default ``BackoffOptimizer`` without bounds, which
+            leaves them alone.
+        checkpoint_dir: where snapshots go.
+        max_snapshots: how many to keep; the best and the latest are always kept.
+        rollback_on_degradation: go back to the best snapshot when the score falls.
+        improvement_margin: by how much, in score units, a new best must beat the old.
+        max_episodes: stop after this many windows; None: run until DORMANT.
+        base_interval: windows between two tuning steps while learning pays.
+        backoff_factor: growth of that interval with each window that brings nothing.
+        max_interval_episodes: its cap.
+        plateau_threshold: windows without improvement until COOLING.
+        dormant_threshold: windows without improvement until DORMANT.
+        degradation_threshold: share of the best score below which the policy counts as degraded.
+        callbacks: hooks, see ``LoopCallback``.
+        judge: decides what a score means, in place of the margins above.
+    """
+
+    def __init__(
+        self,
+        agent: BaseAgent,
+        pipeline: BasePipeline,
+        evaluator: BaseEvaluator | None = None,
+        optimizer: BaseOptimizer | None = None,
+        checkpoint_dir: str | os.PathLike[str] = "./checkpoints",
+        max_snapshots: int = 10,
+        rollback_on_degradation: bool = False,
+        improvement_margin: float = 0.0,
+        max_episodes: int | None = None,
+        base_interval: int = 1,
+        backoff_factor: float = 2.0,
+        max_interval_episodes: int = 100,
+        plateau_threshold: int = 5,
+        dormant_threshold: int = 20,
+        degradation_threshold: float = 0.95,
+        callbacks: Sequence[LoopCallback] | None = None,
+        *,
+        judge: Judge | None = None,
+    ) -> None:
+        self.controller = LoopController(
+            agent=agent,
+            evaluator=evaluator if evaluator is not None else EpisodeReturnEvaluator(),
+            optimizer=optimizer if optimizer is not None else BackoffOptimizer(),
+            pipeline=pipeline,
+            checkpoint_registry=CheckpointRegistry(checkpoint_dir, max_snapshots),
+            backoff_scheduler=BackoffScheduler(
+                base_interval=base_interval,
+                backoff_factor=backoff_factor,
+                max_interval_episodes=max_interval_episodes,
+                plateau_threshold=plateau_threshold,
+                dormant_threshold=dormant_threshold,
+                degradation_threshold=degradation_threshold,
+            ),
+            rollback_on_degradation=rollback_on_degradation,
+            improvement_margin=improvement_margin,
+            max_episodes=max_episodes,
+            callbacks=callbacks,
+            judge=judge,
+        )
+
+    async def run(self) -> RunReport:
+        """Run the loop; see ``LoopController.run``."""
+        return await self.controller.run()
+
+    def stop(self) -> None:
+        """End the run after the present window."""
+        self.controller.stop()
+
+    def events(self, buffer_size: int = 1024, name: str | None = None) -> Subscription:
+        """Subscribe to events; see ``LoopController.events``."""
+        return self.controller.events(buffer_size, name)
+
+    def statistics(self) -> Statistics:
+        """Where every transition of this run is."""
+        return self.controller.statistics()
+
+    @property
+    def state(self) -> LoopState:
+        """What the loop is doing."""
+        return self.controller.state
+
+    @property
+    def best_snapshot(self) -> PolicySnapshot | None:
+        """The best policy of this run so far."""
+        return self.controller.best_snapshot
