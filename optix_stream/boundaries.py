@@ -80,7 +80,7 @@ class _AnyOf:
     boundaries: tuple[BoundaryFn, ...]
 
     def __call__(self, step_count: int, elapsed_sec: float, transition: Transition, /) -> bool:
-        return any([boundary(step_count, elapsed_sec, transition) for boundary in self.boundaries])
+        return any(boundary(step_count, elapsed_sec, transition) for boundary in self.boundaries)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ class _AllOf:
     boundaries: tuple[BoundaryFn, ...]
 
     def __call__(self, step_count: int, elapsed_sec: float, transition: Transition, /) -> bool:
-        return all([boundary(step_count, elapsed_sec, transition) for boundary in self.boundaries])
+        return all(boundary(step_count, elapsed_sec, transition) for boundary in self.boundaries)
 
 
 def every_n_steps(n: int) -> BoundaryFn:

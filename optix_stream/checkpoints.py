@@ -108,16 +108,15 @@ class CheckpointRegistry:
         is_best = best is None or eval_metrics.primary_score >= best.eval_metrics.primary_score
         if best is not None and best.eval_metrics.basis != eval_metrics.basis:
             is_best = True
+        new_best = snapshot.snapshot_id if is_best else manifest.best
         try:
             self._write_snapshot(agent, snapshot)
             entry = _Entry(snapshot.snapshot_id, eval_metrics.primary_score, manifest.run)
-            kept, removed = self._prune(
-                [*manifest.snapshots, entry], best=snapshot.snapshot_id if is_best else manifest.best
-            )
+            kept, removed = self._prune([*manifest.snapshots, entry], best=new_best)
             changed = _Manifest(
                 next_number=manifest.next_number + 1,
                 run=manifest.run,
-                best=snapshot.snapshot_id if is_best else manifest.best,
+                best=new_best,
                 latest=snapshot.snapshot_id,
                 snapshots=kept,
             )

@@ -22,6 +22,9 @@ BoolArray: TypeAlias = npt.NDArray[np.bool_]
 Tree: TypeAlias = Any
 """An array, or a dict or tuple of trees: what one observation (or a column of them) looks like."""
 
+_UNSET: Array = np.empty(0)
+"""Stands for a column that was not given."""
+
 StreamId: TypeAlias = str | int
 """Names one trajectory source: an environment's index, a symbol, a robot."""
 
@@ -154,11 +157,11 @@ class EpisodeData:
     infos: Sequence[Mapping[str, Any]]
     episode_id: int
     next_observations: Tree = None
-    gaps: Array = field(default=None)  # type: ignore[assignment]
-    streams: Array = field(default=None)  # type: ignore[assignment]
+    gaps: Array = field(default_factory=lambda: _UNSET)
+    streams: Array = field(default_factory=lambda: _UNSET)
     stream_ids: tuple[StreamId, ...] = (0,)
     extras: Mapping[str, Array] = field(default_factory=dict)
-    times: Array = field(default=None)  # type: ignore[assignment]
+    times: Array = field(default_factory=lambda: _UNSET)
     completed: tuple[CompletedEpisode, ...] = ()
     timestamp: float = field(default_factory=_time.time, compare=False)
     metadata: Mapping[str, Any] = field(default_factory=dict)
@@ -166,7 +169,7 @@ class EpisodeData:
     def __post_init__(self) -> None:
         def fix(name: str, dtype: Any, default: Any) -> None:
             value = getattr(self, name)
-            object.__setattr__(self, name, default if value is None else np.asarray(value, dtype))
+            object.__setattr__(self, name, default if value is _UNSET else np.asarray(value, dtype))
 
         fix("rewards", np.float64, None)
         length = len(self.rewards)

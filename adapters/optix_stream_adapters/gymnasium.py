@@ -104,11 +104,10 @@ class GymProducer:
     """
 
     def __init__(self, env: Env, *, chunk_size: int, seed: int | None = None, clock: Clock | None = None) -> None:
-        is_vector = isinstance(env, VectorEnv)
-        check_spaces(
-            env.single_observation_space if is_vector else env.observation_space,
-            env.single_action_space if is_vector else env.action_space,
-        )
+        if isinstance(env, VectorEnv):
+            check_spaces(env.single_observation_space, env.single_action_space)
+        else:
+            check_spaces(env.observation_space, env.action_space)
         self._env = env
         self._chunk_size = chunk_size
         self._seed = seed
@@ -329,7 +328,7 @@ class _VectorStepper(_Stepper):
             return observations
         final = map_tree(np.copy, observations)
         for index in np.flatnonzero(done):
-            _put(final, index, as_tree(infos["final_obs"][index]))
+            _put(final, int(index), as_tree(infos["final_obs"][index]))
         return final
 
 
