@@ -5,11 +5,12 @@ Rows are written straight into preallocated columns, so that closing a window co
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from optix_stream.batching import batch_of, batch_row
 from optix_stream.boundaries import BatchBoundary, BoundaryFn
 from optix_stream.errors import TransitionMismatchError
 from optix_stream.events import GapDetected
@@ -53,31 +54,16 @@ class WindowAssembler:
         Raises:
             TransitionMismatchError: it does not fit; nothing was added.
         """
-        columns = self._columns
-        index = self._length
-        if columns is None:
-            columns = self._columns = _WindowColumns(transition, 256)
-        elif index == columns.capacity:
-            columns.grow(2 * index)
-        code = self._codes.get(transition.stream)
-        if code is None:
-            code = len(self._codes)
-        columns.store(index, transition, code)
-        if index == 0:
-            self._start_time = transition.time
-        self._codes[transition.stream] = code
-        self._last_row[transition.stream] = index
-        self._length = length = index + 1
-        if length >= self._max_steps or self._boundary(length, transition.time - self._start_time, transition):
-            return self._close()
-        return None
+        windows = self.feed_batch(batch_of([transition]))
+        return windows[0] if windows else None
 
-    def feed_batch(self, batch: TransitionBatch) -> Iterator[EpisodeData]:
-        """Add many transitions; yield each window that they complete. Exhaust the iterator.
+    def feed_batch(self, batch: TransitionBatch) -> list[EpisodeData]:
+        """Add many transitions; return the windows that they complete, which may be several or none.
 
         Raises:
             TransitionMismatchError: the batch does not fit; nothing was added.
         """
+        windows: list[EpisodeData] = []
         total = len(batch)
         start = 0
         while start < total:
@@ -88,8 +74,9 @@ class WindowAssembler:
             stop = min(total if end is None else end + 1, room)
             self._store_rows(batch, start, stop)
             if end is not None or stop == room:
-                yield self._close()
+                windows.append(self._close())
             start = stop
+        return windows
 
     def mark_gap(self, gap: GapDetected) -> EpisodeData | None:
         """The stream does not continue; return the window if it held rows of that stream.
@@ -131,11 +118,11 @@ class WindowAssembler:
         for index, stream in enumerate(batch.stream_ids):
             codes[index] = self._codes.setdefault(stream, len(self._codes))
         self._columns.store_rows(self._length, batch, start, end, codes)
-        streams = batch.streams[start:end]
-        for index in range(len(batch.stream_ids)):
-            rows = np.flatnonzero(streams == index)
-            if len(rows):
-                self._last_row[batch.stream_ids[index]] = self._length + int(rows[-1])
+        last_rows = np.full(len(batch.stream_ids), -1)
+        last_rows[batch.streams[start:end]] = np.arange(self._length, needed)  # The last row of each wins.
+        for stream, row in zip(batch.stream_ids, last_rows.tolist(), strict=True):
+            if row >= 0:
+                self._last_row[stream] = row
         self._length = needed
 
     def _close(self) -> EpisodeData:
@@ -215,26 +202,6 @@ class _WindowColumns:
         self.streams = np.empty(capacity, np.int32)
         self.times = np.empty(capacity, np.float64)
 
-    def store(self, index: int, transition: Transition, code: int) -> None:
-        # Whatever can be refused comes first, so that a refused row leaves no trace.
-        self.observations.store(index, transition.observation)
-        self.next_observations.store(index, transition.next_observation)
-        self.actions.store(index, transition.action)
-        extras = transition.extras or _NOTHING
-        if len(extras) != len(self.extras):
-            raise TransitionMismatchError("extras", str(sorted(self.extras)), str(sorted(extras)))
-        for name, value in extras.items():
-            column = self.extras.get(name)
-            if column is None:
-                raise TransitionMismatchError("extras", str(sorted(self.extras)), str(sorted(extras)))
-            column.store(index, value)
-        self.rewards[index] = transition.reward
-        self.terminated[index] = transition.terminated
-        self.truncated[index] = transition.truncated
-        self.streams[index] = code
-        self.times[index] = transition.time
-        self.infos.append(_NOTHING if transition.info is None else transition.info)
-
     def store_rows(
         self, index: int, batch: TransitionBatch, start: int, end: int, codes: np.ndarray[Any, np.dtype[np.int32]]
     ) -> None:
@@ -286,19 +253,3 @@ class _WindowColumns:
         self._allocate()
         self.infos = []
         return window
-
-
-def batch_row(batch: TransitionBatch, row: int) -> Transition:
-    """One row of a batch as a transition."""
-    return Transition(
-        observation=map_tree(lambda leaf: leaf[row], batch.observations),
-        action=batch.actions[row],
-        reward=float(batch.rewards[row]),
-        next_observation=map_tree(lambda leaf: leaf[row], batch.next_observations),
-        terminated=bool(batch.terminated[row]),
-        truncated=bool(batch.truncated[row]),
-        info=None if batch.infos is None else batch.infos[row],
-        stream=batch.stream_ids[batch.streams[row]],
-        extras={name: column[row] for name, column in batch.extras.items()},
-        time=float(batch.times[row]),
-    )

@@ -8,8 +8,9 @@ which is what makes batches cheap.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import Protocol, TypeAlias
 
 import numpy as np
 
@@ -27,10 +28,14 @@ EpisodeBoundaryFn: TypeAlias = BoundaryFn
 """The name that the original system gave it."""
 
 
-@runtime_checkable
-class BatchBoundary(Protocol):
-    """A boundary that can look at many rows in one call."""
+class BatchBoundary(ABC):
+    """A boundary that can also look at many rows in one call."""
 
+    @abstractmethod
+    def __call__(self, step_count: int, elapsed_sec: float, transition: Transition, /) -> bool:
+        """As ``BoundaryFn``."""
+
+    @abstractmethod
     def first_end(self, step_count: int, elapsed_sec: FloatArray, batch: TransitionBatch, start: int) -> int | None:
         """The first row, from ``start`` on, after which the window ends; None if there is none.
 
@@ -40,11 +45,10 @@ class BatchBoundary(Protocol):
             batch: the rows.
             start: where to begin.
         """
-        ...
 
 
-@dataclass(frozen=True, slots=True)
-class _EveryNSteps:
+@dataclass(frozen=True)
+class _EveryNSteps(BatchBoundary):
     n: int
 
     def __call__(self, step_count: int, elapsed_sec: float, transition: Transition, /) -> bool:
@@ -55,8 +59,8 @@ class _EveryNSteps:
         return end if end < len(batch) else None
 
 
-@dataclass(frozen=True, slots=True)
-class _EveryNSeconds:
+@dataclass(frozen=True)
+class _EveryNSeconds(BatchBoundary):
     seconds: float
 
     def __call__(self, step_count: int, elapsed_sec: float, transition: Transition, /) -> bool:
@@ -66,8 +70,8 @@ class _EveryNSeconds:
         return _first_true(elapsed_sec[start:] >= self.seconds, start)
 
 
-@dataclass(frozen=True, slots=True)
-class _OnDoneSignal:
+@dataclass(frozen=True)
+class _OnDoneSignal(BatchBoundary):
     def __call__(self, step_count: int, elapsed_sec: float, transition: Transition, /) -> bool:
         return transition.terminated or transition.truncated
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Protocol, TypeAlias
 
+import msgspec
 import numpy as np
 
 from optix_stream.events import Event, StreamEvent, TransitionsDropped
@@ -36,8 +37,7 @@ StreamItem: TypeAlias = Transition | TransitionBatch | StreamEvent | Transitions
 # --- acting and producing ----------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(msgspec.Struct, frozen=True, eq=False):
     """What a policy decided for ``N`` observations.
 
     Attributes:
@@ -47,7 +47,7 @@ class Decision:
     """
 
     actions: Array
-    extras: Mapping[str, Array] = field(default_factory=dict)
+    extras: Mapping[str, Array] = {}
 
 
 class Policy(Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from abc import abstractmethod
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
@@ -10,6 +11,7 @@ from contextlib import asynccontextmanager
 import anyio
 
 from optix_stream.assembler import WindowAssembler
+from optix_stream.batching import batch_of, count_by_stream, merge
 from optix_stream.boundaries import BoundaryFn, every_n_seconds, every_n_steps, on_done_signal
 from optix_stream.clock import Clock, SystemClock
 from optix_stream.contracts import (
@@ -140,8 +142,7 @@ class _PipelineRun:
     async def next_window(self) -> EpisodeData | None:
         while not self._ready:
             items = await self._queue.drain()
-            for item in items:
-                self._take(item)
+            self._take(items)
             if not items:
                 self._add(self._assembler.flush())
                 if not self._ready:
@@ -182,28 +183,38 @@ class _PipelineRun:
             self._ledger.dropped[reason] += count
             self._emit(TransitionsDropped(reason=reason, count=count, time=self._now()))
 
-    def _take(self, item: StreamItem) -> None:
-        try:
-            if isinstance(item, Transition):
-                self._add(self._assembler.feed(item))
-            elif isinstance(item, TransitionBatch):
-                for window in self._assembler.feed_batch(item):
-                    self._add(window)
+    def _take(self, items: list[StreamItem]) -> None:
+        """Assemble: runs of one kind together, which is what makes small items cheap."""
+        for kind, group in itertools.groupby(items, key=type):
+            if kind is Transition:
+                self._take_singles([item for item in group if isinstance(item, Transition)])
+            elif kind is TransitionBatch:
+                for batch in merge([item for item in group if isinstance(item, TransitionBatch)]):
+                    self._take_batch(batch)
             else:
-                if isinstance(item, GapDetected):
-                    self._add(self._assembler.mark_gap(item))
-                self._emit(item)
-        except TransitionMismatchError as error:
-            self._reject(item, error)
+                for item in group:
+                    if isinstance(item, GapDetected):
+                        self._add(self._assembler.mark_gap(item))
+                    self._emit(item)
 
-    def _reject(self, item: StreamItem, error: TransitionMismatchError) -> None:
-        counts: dict[StreamId, int] = {}
-        if isinstance(item, Transition):
-            counts[item.stream] = 1
-        elif isinstance(item, TransitionBatch):
-            for code in item.streams:
-                stream = item.stream_ids[code]
-                counts[stream] = counts.get(stream, 0) + 1
+    def _take_singles(self, transitions: list[Transition]) -> None:
+        try:
+            self._ready.extend(self._assembler.feed_batch(batch_of(transitions)))
+        except TransitionMismatchError:
+            # One of them does not fit; one at a time, it stands alone.
+            for transition in transitions:
+                try:
+                    self._add(self._assembler.feed(transition))
+                except TransitionMismatchError as error:
+                    self._reject({transition.stream: 1}, error)
+
+    def _take_batch(self, batch: TransitionBatch) -> None:
+        try:
+            self._ready.extend(self._assembler.feed_batch(batch))
+        except TransitionMismatchError as error:
+            self._reject(count_by_stream(batch), error)
+
+    def _reject(self, counts: dict[StreamId, int], error: TransitionMismatchError) -> None:
         now = self._now()
         for stream, count in counts.items():
             self._ledger.rejected["mismatch"] += count

@@ -9,11 +9,13 @@ event loop; nothing here is thread-safe.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import MutableSequence
 from typing import Literal, TypeAlias
 
 import anyio
 import anyio.lowlevel
 
+from optix_stream.batching import count_by_stream
 from optix_stream.contracts import StreamItem
 from optix_stream.errors import ConfigurationError, QueueClosedError, QueueFullError
 from optix_stream.events import GapDetected, TransitionsDropped, TransitionsRejected
@@ -22,7 +24,7 @@ from optix_stream.types import StreamId, Transition, TransitionBatch
 
 OverflowPolicy: TypeAlias = Literal["block", "drop_oldest", "drop_newest"]
 
-_PUSHES_BETWEEN_CHECKPOINTS = 64
+_PUSHES_BETWEEN_CHECKPOINTS = 256
 
 
 class TransitionQueue:
@@ -66,24 +68,24 @@ class TransitionQueue:
             QueueClosedError: the queue was closed; the item is counted as dropped.
             QueueFullError: there is no room and the policy is ``block``; the item is not counted.
         """
-        count = _count(item)
-        if not count:
+        if type(item) is Transition:
+            count = 1
+        elif type(item) is TransitionBatch:
+            count = len(item)
+        else:
+            count = 0
             self._account(item)
         if self._closed:
             self._refuse(count)
-        if count and self.size and self.size + count > self.capacity:
-            if self.overflow == "block":
-                raise QueueFullError(self.capacity)
-            self.ledger.received += count
-            if self.overflow == "drop_newest":
-                self._drop(item, self._lost_at_end)
-                self._wake()
-                return
-            while self.size and self.size + count > self.capacity:
-                self._drop_oldest()
-        else:
-            self.ledger.received += count
-        self._append(item, count)
+        if count and self.size and self.size + count > self.capacity and not self._make_room(item, count):
+            return
+        self.ledger.received += count
+        if self._lost_at_end:
+            _add_markers(self._items, self._lost_at_end, self.overflow)
+        self._items.append(item)
+        self.size += count
+        if self._waiting is not None:
+            self._wake()
 
     async def push(self, item: StreamItem) -> None:
         """Put one item in, waiting for room where the policy is ``block``.
@@ -93,18 +95,11 @@ class TransitionQueue:
         Raises:
             QueueClosedError: the queue was or became closed; the item is counted as dropped.
         """
-        if self.overflow == "block":
-            count = _count(item)
-            while count and self.size and self.size + count > self.capacity and not self._closed:
-                if self._space is None:
-                    self._space = anyio.Event()
-                try:
-                    await self._space.wait()
-                except BaseException:
-                    self.ledger.received += count
-                    self.ledger.dropped["cancelled"] += count
-                    raise
-        self.push_nowait(item)
+        try:
+            self.push_nowait(item)
+        except QueueFullError:
+            await self._wait_for_room(_count(item))
+            self.push_nowait(item)
         self._pushes += 1
         if self._pushes >= _PUSHES_BETWEEN_CHECKPOINTS:
             self._pushes = 0
@@ -141,12 +136,12 @@ class TransitionQueue:
         while not self._items and not self._lost_at_end:
             if self._closed:
                 return []
-            self._waiting = anyio.Event()
+            waiting = self._waiting = anyio.Event()
             if self._settled is not None:
                 self._settled.set()
                 self._settled = None
             try:
-                await self._waiting.wait()
+                await waiting.wait()
             finally:
                 self._waiting = None
         return self.drain_nowait()
@@ -166,18 +161,34 @@ class TransitionQueue:
 
     # -- inside ---------------------------------------------------------------------------------
 
-    def _append(self, item: StreamItem, count: int) -> None:
-        if self._lost_at_end:
-            markers: list[StreamItem] = []
-            _add_markers(markers, self._lost_at_end, self.overflow)
-            self._items.extend(markers)
-        self._items.append(item)
-        self.size += count
-        self._wake()
+    def _make_room(self, item: StreamItem, count: int) -> bool:
+        """Whether the item may go in; if not, it has been dropped."""
+        if self.overflow == "block":
+            raise QueueFullError(self.capacity)
+        if self.overflow == "drop_newest":
+            self.ledger.received += count
+            self._drop(item, self._lost_at_end)
+            self._wake()
+            return False
+        while self.size and self.size + count > self.capacity:
+            self._drop_oldest()
+        return True
+
+    async def _wait_for_room(self, count: int) -> None:
+        try:
+            while self.size and self.size + count > self.capacity and not self._closed:
+                if self._space is None:
+                    self._space = anyio.Event()
+                await self._space.wait()
+        except BaseException:
+            self.ledger.received += count
+            self.ledger.dropped["cancelled"] += count
+            raise
 
     def _wake(self) -> None:
         if self._waiting is not None:
             self._waiting.set()
+            self._waiting = None
 
     def _drop_oldest(self) -> None:
         kept: list[StreamItem] = []
@@ -195,9 +206,8 @@ class TransitionQueue:
             lost[item.stream] = lost.get(item.stream, 0) + 1
             self.ledger.dropped["overflow"] += 1
         elif isinstance(item, TransitionBatch):
-            for code in item.streams:
-                stream = item.stream_ids[code]
-                lost[stream] = lost.get(stream, 0) + 1
+            for stream, count in count_by_stream(item).items():
+                lost[stream] = lost.get(stream, 0) + count
             self.ledger.dropped["overflow"] += len(item)
 
     def _account(self, item: StreamItem) -> None:
@@ -223,7 +233,7 @@ def _count(item: StreamItem) -> int:
     return 0
 
 
-def _add_markers(items: list[StreamItem], lost: dict[StreamId, int], policy: str) -> None:
+def _add_markers(items: MutableSequence[StreamItem], lost: dict[StreamId, int], policy: str) -> None:
     for stream, count in lost.items():
         items.append(TransitionsDropped(reason=f"overflow, {policy}", count=count, stream=stream))
         items.append(GapDetected(stream=stream, reason=f"overflow, {policy}", missed=count))

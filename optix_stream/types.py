@@ -42,8 +42,11 @@ class LoopState(Enum):
     """A live run after its plateau: acts, scores and waits for degradation or improvement."""
 
 
-class Transition(msgspec.Struct, eq=False):
+class Transition(msgspec.Struct, eq=False, gc=False):
     """One whole step of one stream; what a producer pushes. Treat it as immutable.
+
+    Transitions are many and short-lived and refer to nothing that refers back, so the garbage
+    collector is spared them (``gc=False``).
 
     Attributes:
         observation: what the policy saw.
@@ -70,7 +73,7 @@ class Transition(msgspec.Struct, eq=False):
     time: float = 0.0
 
 
-class TransitionBatch(msgspec.Struct, eq=False):
+class TransitionBatch(msgspec.Struct, eq=False, gc=False):
     """Many transitions as columns with a leading axis of ``n`` rows, oldest first in each stream.
 
     Attributes:

@@ -1,0 +1,168 @@
+"""Turns single transitions into columns and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from optix_stream.errors import TransitionMismatchError
+from optix_stream.trees import describe, map_tree
+from optix_stream.types import Array, StreamId, Transition, TransitionBatch, Tree
+
+
+def batch_of(transitions: Sequence[Transition]) -> TransitionBatch:
+    """Many transitions as one batch. They must be alike: same shapes, same dtypes, same extras.
+
+    Raises:
+        TransitionMismatchError: they are not; which one differs is for the caller to find out.
+    """
+    names = _extra_names(transitions)
+    stream_ids, streams = _stream_codes([t.stream for t in transitions])
+    infos = [t.info for t in transitions]
+    return TransitionBatch(
+        observations=_stack("observation", [t.observation for t in transitions]),
+        actions=_stack("action", [t.action for t in transitions]),
+        rewards=np.array([t.reward for t in transitions], np.float64),
+        next_observations=_stack("next_observation", [t.next_observation for t in transitions]),
+        terminated=_flags([t.terminated for t in transitions]),
+        truncated=_flags([t.truncated for t in transitions]),
+        streams=streams,
+        stream_ids=stream_ids,
+        extras={name: _stack(f"extras[{name!r}]", [(t.extras or {})[name] for t in transitions]) for name in names},
+        infos=[info or {} for info in infos] if any(infos) else None,
+        times=np.array([t.time for t in transitions], np.float64),
+    )
+
+
+def batch_row(batch: TransitionBatch, row: int) -> Transition:
+    """One row of a batch as a transition."""
+
+    def pick(leaf: Array) -> Any:
+        return leaf[row]
+
+    return Transition(
+        observation=map_tree(pick, batch.observations),
+        action=batch.actions[row],
+        reward=float(batch.rewards[row]),
+        next_observation=map_tree(pick, batch.next_observations),
+        terminated=bool(batch.terminated[row]),
+        truncated=bool(batch.truncated[row]),
+        info=None if batch.infos is None else batch.infos[row],
+        stream=batch.stream_ids[batch.streams[row]],
+        extras={name: column[row] for name, column in batch.extras.items()},
+        time=float(batch.times[row]),
+    )
+
+
+def count_by_stream(batch: TransitionBatch) -> dict[StreamId, int]:
+    """How many rows each stream has in the batch."""
+    counts = np.bincount(batch.streams, minlength=len(batch.stream_ids))
+    return {stream: int(count) for stream, count in zip(batch.stream_ids, counts, strict=True) if count}
+
+
+def merge(batches: Sequence[TransitionBatch]) -> Sequence[TransitionBatch]:
+    """The same rows in fewer batches, where they are alike."""
+    first = batches[0]
+    if len(batches) == 1 or any(batch.stream_ids != first.stream_ids for batch in batches):
+        return batches
+    try:
+        return [_concatenate(batches)]
+    except TransitionMismatchError:
+        return batches  # Whoever takes them finds out which one does not fit.
+
+
+def _concatenate(batches: Sequence[TransitionBatch]) -> TransitionBatch:
+    names = batches[0].extras.keys()
+    if any(batch.extras.keys() != names for batch in batches):
+        raise TransitionMismatchError("extras", str(sorted(names)), "others")
+    infos: list[Mapping[str, Any]] | None = None
+    if any(batch.infos is not None for batch in batches):
+        infos = [info for batch in batches for info in (batch.infos or [{}] * len(batch))]
+    return TransitionBatch(
+        observations=_join("observation", [batch.observations for batch in batches]),
+        actions=_join("action", [batch.actions for batch in batches]),
+        rewards=_join("reward", [batch.rewards for batch in batches]),
+        next_observations=_join("next_observation", [batch.next_observations for batch in batches]),
+        terminated=_join("terminated", [batch.terminated for batch in batches]),
+        truncated=_join("truncated", [batch.truncated for batch in batches]),
+        streams=_join("stream", [batch.streams for batch in batches]),
+        stream_ids=batches[0].stream_ids,
+        extras={name: _join(name, [batch.extras[name] for batch in batches]) for name in names},
+        infos=infos,
+        times=_join("time", [batch.times for batch in batches]),
+    )
+
+
+def _join(name: str, columns: list[Tree]) -> Tree:
+    first = columns[0]
+    if isinstance(first, dict):
+        return {key: _join(name, _parts(name, columns, key)) for key in first}
+    if isinstance(first, tuple):
+        return tuple(_join(name, _parts(name, columns, index)) for index in range(len(first)))
+    try:
+        return np.concatenate(columns, dtype=first.dtype, casting="equiv")
+    except (TypeError, ValueError) as error:
+        raise TransitionMismatchError(name, describe(first), str(error)) from error
+
+
+def _flags(values: list[bool]) -> Array:
+    return np.array(values, np.bool_) if any(values) else np.zeros(len(values), np.bool_)
+
+
+def _stream_codes(streams: list[StreamId]) -> tuple[tuple[StreamId, ...], Array]:
+    if streams.count(streams[0]) == len(streams):
+        return (streams[0],), np.zeros(len(streams), np.int32)
+    distinct = tuple(dict.fromkeys(streams))
+    codes = {stream: code for code, stream in enumerate(distinct)}
+    return distinct, np.array([codes[stream] for stream in streams], np.int32)
+
+
+def _extra_names(transitions: Sequence[Transition]) -> Mapping[str, Any]:
+    everyone = [transition.extras or {} for transition in transitions]
+    if not any(everyone):
+        return {}
+    first = everyone[0]
+    for extras in everyone:
+        if extras.keys() != first.keys():
+            raise TransitionMismatchError("extras", str(sorted(first)), str(sorted(extras)))
+    return first
+
+
+def _stack(name: str, values: list[Tree]) -> Tree:
+    first = values[0]
+    if isinstance(first, dict):
+        return {key: _stack(name, _parts(name, values, key)) for key in first}
+    if isinstance(first, tuple):
+        return tuple(_stack(name, _parts(name, values, index)) for index in range(len(first)))
+    try:
+        if isinstance(first, np.ndarray) and first.ndim:
+            # Concatenation is the cheapest way to stack small arrays that also refuses to mix
+            # shapes and dtypes, save for a first axis that differs.
+            if len(set(map(len, values))) == 1:
+                stacked = np.concatenate(values, dtype=first.dtype, casting="equiv")
+                return stacked.reshape(len(values), *first.shape)
+        elif len(set(map(type, values))) == 1:
+            stacked = np.array(values)
+            if stacked.dtype != object and stacked.shape[1:] == np.shape(first):
+                return stacked
+    except (TypeError, ValueError) as error:
+        raise _mismatch(name, values) from error
+    raise _mismatch(name, values)
+
+
+def _parts(name: str, values: list[Tree], key: str | int) -> list[Tree]:
+    kind, size = type(values[0]), len(values[0])
+    try:
+        if all(type(value) is kind and len(value) == size for value in values):
+            return [value[key] for value in values]
+    except (KeyError, TypeError) as error:
+        raise _mismatch(name, values) from error
+    raise _mismatch(name, values)
+
+
+def _mismatch(name: str, values: list[Tree]) -> TransitionMismatchError:
+    expected = describe(values[0])
+    got = next((text for text in map(describe, values) if text != expected), "a mixture")
+    return TransitionMismatchError(name, expected, got)
