@@ -15,7 +15,7 @@ from optix_stream.boundaries import BatchBoundary, BoundaryFn
 from optix_stream.errors import TransitionMismatchError
 from optix_stream.events import GapDetected
 from optix_stream.trees import Column, TreeColumn, make_column, map_tree
-from optix_stream.types import CompletedEpisode, EpisodeData, StreamId, Transition, TransitionBatch
+from optix_stream.types import Array, CompletedEpisode, EpisodeData, StreamId, Transition, TransitionBatch
 
 _NOTHING: Mapping[str, Any] = {}
 
@@ -65,6 +65,7 @@ class WindowAssembler:
         """
         windows: list[EpisodeData] = []
         total = len(batch)
+        _check_rows(batch)
         start = 0
         while start < total:
             if self._length == 0:
@@ -83,13 +84,9 @@ class WindowAssembler:
 
         No window spans a gap: bootstrapping happens from the last ``next_observation`` before it.
         """
-        episode = self._episodes.get(gap.stream)
-        if episode is None:
-            self._episodes[gap.stream] = _OpenEpisode(is_whole=False)
         last = self._last_row.get(gap.stream)
         if last is None or self._columns is None:
-            if episode is not None:
-                episode.is_whole = False
+            self._episodes.setdefault(gap.stream, _OpenEpisode()).reset(is_whole=False)
             return None
         self._columns.gaps[last] = True
         return self._close()
@@ -114,12 +111,15 @@ class WindowAssembler:
         needed = self._length + end - start
         if needed > self._columns.capacity:
             self._columns.grow(max(needed, 2 * self._columns.capacity))
+        streams = batch.streams[start:end]
+        known = dict(self._codes)  # Put into force when the rows are in: a refused batch leaves no trace.
         codes = np.empty(len(batch.stream_ids), np.int32)
-        for index, stream in enumerate(batch.stream_ids):
-            codes[index] = self._codes.setdefault(stream, len(self._codes))
+        for index in dict.fromkeys(streams.tolist()):  # In the order in which they first appear.
+            codes[index] = known.setdefault(batch.stream_ids[index], len(known))
         self._columns.store_rows(self._length, batch, start, end, codes)
+        self._codes = known
         last_rows = np.full(len(batch.stream_ids), -1)
-        last_rows[batch.streams[start:end]] = np.arange(self._length, needed)  # The last row of each wins.
+        last_rows[streams] = np.arange(self._length, needed)  # The last row of each wins.
         for stream, row in zip(batch.stream_ids, last_rows.tolist(), strict=True):
             if row >= 0:
                 self._last_row[stream] = row
@@ -151,17 +151,35 @@ class WindowAssembler:
                 row = int(rows[end])
                 total = episode.total_reward + float(sums[end]) - before
                 steps = episode.length + int(end) + 1 - start
-                if columns.gaps[row] and not (columns.terminated[row] or columns.truncated[row]):
-                    episode.reset(is_whole=False)
-                else:
-                    if episode.is_whole:
-                        found.append((row, CompletedEpisode(stream, total, steps)))
-                    episode.reset(is_whole=True)
+                if episode.is_whole and (columns.terminated[row] or columns.truncated[row]):
+                    found.append((row, CompletedEpisode(stream, total, steps)))
+                # What comes after a gap may have begun in it.
+                episode.reset(is_whole=not columns.gaps[row])
                 start, before = int(end) + 1, float(sums[end])
             if start < len(rows):
                 episode.total_reward += float(sums[-1]) - before
                 episode.length += len(rows) - start
         return tuple(episode for _, episode in sorted(found, key=lambda pair: pair[0]))
+
+
+def _check_rows(batch: TransitionBatch) -> None:
+    total = len(batch.rewards)
+
+    def check(name: str, got: int) -> None:
+        if got != total:
+            raise TransitionMismatchError(name, f"{total} rows", f"{got} rows")
+
+    map_tree(lambda leaf: check("observation", len(leaf)), batch.observations)
+    map_tree(lambda leaf: check("next_observation", len(leaf)), batch.next_observations)
+    check("action", len(batch.actions))
+    check("terminated", len(batch.terminated))
+    check("truncated", len(batch.truncated))
+    check("stream", len(batch.streams))
+    check("time", len(batch.times))
+    for name, column in batch.extras.items():
+        check(f"extras[{name!r}]", len(column))
+    if batch.infos is not None:
+        check("info", len(batch.infos))
 
 
 class _OpenEpisode:
@@ -223,9 +241,9 @@ class _WindowColumns:
     def grow(self, capacity: int) -> None:
         length = self.capacity
         self.capacity = capacity
-        before = (self.rewards, self.terminated, self.truncated, self.gaps, self.streams, self.times)
+        before: tuple[Array, ...] = (self.rewards, self.terminated, self.truncated, self.gaps, self.streams, self.times)
         self._allocate()
-        after = (self.rewards, self.terminated, self.truncated, self.gaps, self.streams, self.times)
+        after: tuple[Array, ...] = (self.rewards, self.terminated, self.truncated, self.gaps, self.streams, self.times)
         for old, new in zip(before, after, strict=True):
             new[:length] = old
         for column in (self.observations, self.next_observations, self.actions, *self.extras.values()):

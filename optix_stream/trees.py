@@ -59,8 +59,8 @@ def describe(value: Any) -> str:
 class Column:
     """One growing column: rows of a fixed shape and dtype, fixed by the first row that is seen.
 
-    Storing checks every row: nothing is cast from one kind of number to another, nothing is
-    broadcast. Widening within a kind (float32 into float64) is allowed.
+    Storing checks every row: nothing is broadcast, and nothing is cast unless that loses nothing,
+    as from float32 or an integer to float64.
     """
 
     __slots__ = ("_data", "_name", "_row_shape")
@@ -82,6 +82,8 @@ class Column:
         data[index] = row
 
     def store_many(self, start: int, rows: Array) -> None:
+        if not isinstance(rows, np.ndarray):
+            raise self._mismatch(rows)
         if rows.shape[1:] != self._row_shape or not _fits(rows.dtype, self._data.dtype):
             raise self._mismatch(rows[0])
         self._data[start : start + len(rows)] = rows
@@ -103,7 +105,7 @@ class Column:
 
 
 def _fits(given: np.dtype[Any], wanted: np.dtype[Any]) -> bool:
-    return given == wanted or np.can_cast(given, wanted, "same_kind")
+    return given == wanted or np.can_cast(given, wanted, "safe")
 
 
 class TreeColumn:

@@ -33,9 +33,11 @@ def same_tree(first: Tree, second: Tree) -> bool:
 def same_window(first: EpisodeData, second: EpisodeData) -> str | None:
     """The name of a field in which two windows differ; None if they are the same."""
     for field in fields(EpisodeData):
+        if field.name == "timestamp":  # When a window was closed is not what it holds.
+            continue
         one: Any = getattr(first, field.name)
         other: Any = getattr(second, field.name)
-        if field.name in ("infos", "completed", "stream_ids", "timestamp", "metadata", "episode_id"):
+        if field.name in ("infos", "completed", "stream_ids", "metadata", "episode_id"):
             if one != other:
                 return field.name
         elif not (one is None and other is None) and not same_tree(one, other):
