@@ -13,6 +13,7 @@ import logging
 import math
 import random
 import threading
+from collections import deque
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -25,8 +26,8 @@ from optix_stream.clock import Clock
 from optix_stream.contracts import Policy, TransitionSink
 from optix_stream.errors import ConfigurationError, SourceFailedError
 from optix_stream.events import GapDetected, SourceLost, SourceRegained, TransitionsDropped, TransitionsRejected
-from optix_stream.trees import as_tree, with_batch_axis
-from optix_stream.types import StreamId, Transition, Tree
+from optix_stream.trees import as_tree, map_tree, with_batch_axis
+from optix_stream.types import Array, StreamId, Transition, Tree
 
 logger = logging.getLogger(__name__)
 
@@ -133,6 +134,7 @@ class FeedProducer:
 
         Raises:
             SourceFailedError: too many attempts in a row delivered nothing.
+            ConfigurationError: the source has no stream that can be iterated.
             Exception: what the stream raised, where there is no reconnecting.
         """
         session = _Session(policy, sink, self._clock, self._name)
@@ -141,6 +143,8 @@ class FeedProducer:
             error: Exception | None = None
             try:
                 await self._run_stream(session)
+            except ConfigurationError:
+                raise  # Trying again would not mend it.
             except Exception as caught:
                 if self._reconnect is None:
                     raise
@@ -214,8 +218,13 @@ class _Session:
                 observation, reward, terminated, truncated, info, stream = item
         except (TypeError, ValueError):
             expected = "(observation, reward, terminated, truncated, info[, stream])"
-            raise _MalformedStepError(0, f"expected {expected}, got {_shorten(item)}") from None
-        observation = as_tree(observation)
+            # Any stream may have lost a step here, so none of them goes on.
+            raise self._malformed(tuple(self._pending) or (0,), f"expected {expected}, got {_shorten(item)}") from None
+        try:
+            observation = as_tree(observation)
+            map_tree(_check_numbers, observation)
+        except ValueError as error:
+            raise self._malformed((stream,), f"observation: {error}, got {_shorten(observation)}") from None
         pending = self._pending.get(stream)
         transition = None
         is_done = False
@@ -223,9 +232,9 @@ class _Session:
             try:
                 reward = float(reward)
             except (TypeError, ValueError):
-                raise _MalformedStepError(stream, f"reward: expected a number, got {_shorten(reward)}") from None
+                raise self._malformed((stream,), f"reward: expected a number, got {_shorten(reward)}") from None
             if not math.isfinite(reward):
-                raise _MalformedStepError(stream, f"reward: expected a finite number, got {reward}")
+                raise self._malformed((stream,), f"reward: expected a finite number, got {reward}")
             is_done = bool(terminated or truncated)
             transition = Transition(
                 pending.observation,
@@ -239,6 +248,7 @@ class _Session:
                 pending.extras,
                 self._now(),
             )
+        self.delivered = True
         if is_done:
             self._pending[stream] = None
             return transition, None, False
@@ -254,8 +264,7 @@ class _Session:
         except _MalformedStepError as error:
             await self.reject(error)
             return
-        if not self.delivered:
-            await self.regain()
+        await self.regain()
         try:
             if has_action and send is not None:
                 sending = send(action)
@@ -267,12 +276,18 @@ class _Session:
                 await self._sink.push(transition)
 
     async def reject(self, error: _MalformedStepError) -> None:
-        self._pending[error.stream] = None
         now = self._now()
         await self._sink.push(
-            TransitionsRejected(stream=error.stream, reason="malformed", detail=error.detail, time=now)
+            TransitionsRejected(stream=error.streams[0], reason="malformed", detail=error.detail, time=now)
         )
-        await self._sink.push(GapDetected(stream=error.stream, reason="malformed step", missed=1, time=now))
+        for stream in error.streams:
+            await self._sink.push(GapDetected(stream=stream, reason="malformed step", missed=1, time=now))
+
+    def _malformed(self, streams: tuple[StreamId, ...], detail: str) -> _MalformedStepError:
+        # At once, in whichever thread this is: the next step must not be joined to what is pending.
+        for stream in streams:
+            self._pending[stream] = None
+        return _MalformedStepError(streams, detail)
 
     def begin_attempt(self) -> int:
         self._failed_attempts = 1 if self.delivered else self._failed_attempts + 1
@@ -282,29 +297,31 @@ class _Session:
         now = self._now()
         self._is_lost = True
         await self._sink.push(SourceLost(source=self._name, error=reason, retry_sec=retry_sec, time=now))
-        for stream in self._pending:
-            await self._sink.push(GapDetected(stream=stream, reason=f"source lost: {reason}", time=now))
+        for stream, pending in self._pending.items():
+            # A stream whose episode has ended has lost nothing: sessions of whole episodes stay whole.
+            if pending is not None:
+                await self._sink.push(GapDetected(stream=stream, reason=f"source lost: {reason}", time=now))
         self._pending.clear()
 
     async def regain(self) -> None:
-        self.delivered = True
-        if self._is_lost:
+        if self.delivered and self._is_lost:
             self._is_lost = False
             attempts, self._failed_attempts = self._failed_attempts, 0
             await self._sink.push(SourceRegained(source=self._name, attempts=attempts, time=self._now()))
 
     async def push_all(self, items: list[Transition | _MalformedStepError]) -> None:
+        waiting = deque(items)
         try:
-            while items:
-                item = items[0]
+            await self.regain()
+            while waiting:
+                item = waiting.popleft()
                 if isinstance(item, _MalformedStepError):
                     await self.reject(item)
                 else:
                     await self._sink.push(item)
-                items.pop(0)
         except BaseException:
             # push() has accounted for the item it was given; the ones behind it are accounted here.
-            left = sum(isinstance(item, Transition) for item in items[1:])
+            left = sum(isinstance(item, Transition) for item in waiting)
             if left:
                 with anyio.CancelScope(shield=True):
                     await self._sink.push(TransitionsDropped(reason="cancelled", count=left, time=self._now()))
@@ -312,10 +329,15 @@ class _Session:
 
 
 class _MalformedStepError(Exception):
-    def __init__(self, stream: StreamId, detail: str) -> None:
+    def __init__(self, streams: tuple[StreamId, ...], detail: str) -> None:
         super().__init__(detail)
-        self.stream = stream
+        self.streams = streams
         self.detail = detail
+
+
+def _check_numbers(leaf: Array) -> None:
+    if leaf.dtype == object:
+        raise ValueError("expected numbers")
 
 
 def _shorten(value: Any) -> str:
@@ -386,10 +408,7 @@ async def _pull_from_thread(
             # A thread that is stuck in the stream cannot be stopped; it is left behind, its chunk is not.
             goes_on = await anyio.to_thread.run_sync(pull, chunk, abandon_on_cancel=True)
         finally:
-            items = chunk.take()
-            if items and not session.delivered:
-                await session.regain()
-            await session.push_all(items)
+            await session.push_all(chunk.take())
 
 
 async def _wait_for(awaitable: Awaitable[None]) -> None:
