@@ -1,0 +1,134 @@
+"""Environments and agents, by name: the only place that knows which module and which extra each is in.
+
+Loaded with ``importlib`` when they are asked for, because the core does without them.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+from optix_stream.contracts import BaseAgent, Policy, PolicyPublisher, as_policy
+from optix_stream.errors import ConfigurationError, MissingExtraError
+
+_GYMNASIUM_ADAPTER = "optix_stream_adapters.gymnasium"
+
+
+@dataclass(frozen=True, slots=True)
+class AgentSource:
+    """Where an agent class is.
+
+    Attributes:
+        module: importable name.
+        name: of the class in it; it has ``for_spaces``.
+        extra: what to install for it.
+        summary: for ``--help``.
+    """
+
+    module: str
+    name: str
+    extra: str
+    summary: str
+
+
+AGENTS: Mapping[str, AgentSource] = {
+    "ppo": AgentSource(
+        "optix_stream_adapters.tensorflow", "PPOAgent", "tensorflow", "clipped policy gradient with a critic"
+    ),
+    "reinforce": AgentSource(
+        "optix_stream_adapters.tensorflow", "TFAgent", "tensorflow", "plain policy gradient on whole returns"
+    ),
+}
+
+
+def silence_tensorflow() -> None:
+    """Keep TensorFlow's C++ log off the screen, unless its level is set; it reads this once, on import."""
+    for name, value in (("TF_CPP_MIN_LOG_LEVEL", "3"), ("GRPC_VERBOSITY", "ERROR")):
+        os.environ.setdefault(name, value)
+
+
+def load_module(name: str, what: str, extra: str) -> ModuleType:
+    """Import a module that an extra brings.
+
+    Raises:
+        MissingExtraError: it, or something it needs, is not installed.
+    """
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(what, extra) from error
+
+
+def make_agent(agent: str, observation_space: Any, action_space: Any, *, seed: int, config: Mapping[str, Any]) -> Any:
+    """A new agent for these spaces: a ``BaseAgent``.
+
+    Raises:
+        ConfigurationError: no such agent, or one that cannot work with the spaces.
+        MissingExtraError: its extra is not installed.
+    """
+    source = AGENTS.get(agent)
+    if source is None:
+        raise ConfigurationError(f"unknown agent {agent!r}: expected one of {', '.join(AGENTS)}")
+    module = load_module(source.module, f"the {agent} agent", source.extra)
+    agent_class = getattr(module, source.name)
+    try:
+        return agent_class.for_spaces(observation_space, action_space, seed=seed, **config)
+    except TypeError as error:
+        # A run.json may come from another version, with settings that this one does not know.
+        raise ConfigurationError(f"the {agent} agent does not take these settings: {error}") from error
+
+
+def deterministic_policy(agent: BaseAgent) -> Policy:
+    """What to evaluate: the agent's policy without exploration, where it can publish one."""
+    return agent.publish_policy(deterministic=True) if isinstance(agent, PolicyPublisher) else as_policy(agent)
+
+
+def make_env(env_id: str) -> Any:
+    """A single Gymnasium environment.
+
+    Raises:
+        ConfigurationError: there is none of that name, or it cannot be made.
+        MissingExtraError: Gymnasium is not installed.
+    """
+    gymnasium = _gymnasium(env_id)
+    return _make(gymnasium, env_id, gymnasium.make, {})
+
+
+def make_vector_env(env_id: str, num_envs: int) -> Any:
+    """``num_envs`` of them, stepped side by side in one thread; raises like ``make_env``."""
+    gymnasium = _gymnasium(env_id)
+    return _make(gymnasium, env_id, gymnasium.make_vec, {"num_envs": num_envs, "vectorization_mode": "sync"})
+
+
+def gymnasium_adapter() -> Any:
+    """The module with ``BatchPipeline`` and ``evaluate_policy``.
+
+    Raises:
+        MissingExtraError: Gymnasium is not installed.
+    """
+    return load_module(_GYMNASIUM_ADAPTER, "training in an environment", "gymnasium")
+
+
+def _gymnasium(env_id: str) -> Any:
+    return load_module("gymnasium", f"the environment {env_id}", "gymnasium")
+
+
+def _make(gymnasium: Any, env_id: str, make: Any, arguments: Mapping[str, Any]) -> Any:
+    try:
+        return make(env_id, **arguments)
+    except (gymnasium.error.Error, ImportError) as error:
+        raise ConfigurationError(_explain(gymnasium, env_id, error)) from error
+
+
+def _explain(gymnasium: Any, env_id: str, error: Exception) -> str:
+    message = " ".join(str(error).split())
+    known = {name.lower(): name for name in gymnasium.registry}
+    close = [known[name] for name in difflib.get_close_matches(env_id.lower(), known, n=3, cutoff=0.7)]
+    if env_id in gymnasium.registry or not close:
+        return f"cannot make {env_id}: {message}"
+    return f"cannot make {env_id}: {message.rstrip('.')}. Close names: {', '.join(close)}"

@@ -1,0 +1,109 @@
+"""Which events are worth a line, and what the line says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from optix_stream.cli.formatting import duration, number, score
+from optix_stream.events import (
+    CheckpointFailed,
+    Degraded,
+    Event,
+    GapDetected,
+    HyperparamsChanged,
+    Improved,
+    LearningFailed,
+    PlateauReached,
+    RolledBack,
+    SourceLost,
+    SourceRegained,
+    StateChanged,
+    SubscriberFailed,
+    SubscriberLagging,
+    TransitionsDropped,
+    TransitionsRejected,
+    WatchdogStarted,
+    WentDormant,
+)
+from optix_stream.types import LoopState
+
+
+class Tone(Enum):
+    """How a line is meant; the live display colours it by this."""
+
+    GOOD = "good"
+    PLAIN = "plain"
+    WARNING = "warning"
+    BAD = "bad"
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """One line about one event.
+
+    Attributes:
+        text: the line.
+        tone: how it is meant.
+        time: of the event, seconds on the run's clock.
+    """
+
+    text: str
+    tone: Tone
+    time: float
+
+
+def note_of(event: Event) -> Note | None:
+    """The line for this event; None for what happens with every window or is said by another event."""
+    text, tone = _text_of(event)
+    return None if text is None else Note(text, tone, event.time)
+
+
+def _text_of(event: Event) -> tuple[str | None, Tone]:
+    match event:
+        case Improved(evidence=evidence):
+            return f"improved: {evidence}", Tone.GOOD
+        case StateChanged(old=old, new=LoopState.ACTIVE):
+            return f"active again after {old.value}", Tone.PLAIN
+        case PlateauReached(evidence=evidence):
+            return f"cooling: {evidence}", Tone.WARNING
+        case WentDormant(evidence=evidence):
+            return f"dormant: {evidence}", Tone.GOOD
+        case WatchdogStarted():
+            return "watchdog: trained, watching for degradation", Tone.PLAIN
+        case Degraded(evidence=evidence):
+            return f"degraded: {evidence}", Tone.BAD
+        case RolledBack(snapshot=snapshot):
+            best = score(snapshot.eval_metrics.primary_score)
+            return f"rolled back to {snapshot.snapshot_id}, score {best}", Tone.WARNING
+        case HyperparamsChanged(old=old, new=new):
+            changed = [f"{k} {number(old.get(k))} → {number(v)}" for k, v in new.items() if old.get(k) != v]
+            return f"tuned: {', '.join(changed)}", Tone.PLAIN
+        case CheckpointFailed(error=error):
+            return f"checkpoint failed: {error}", Tone.BAD
+        case LearningFailed(window=window, failures=failures, error=error):
+            return f"learning failed on window {window}, {failures} in a row: {error}", Tone.BAD
+        case _:
+            return _text_of_stream_event(event)
+
+
+def _text_of_stream_event(event: Event) -> tuple[str | None, Tone]:
+    match event:
+        case SourceLost(source=source, error=error, retry_sec=retry_sec):
+            then = "no further attempt" if retry_sec is None else f"next attempt in {duration(retry_sec)}"
+            return f"source {source} lost, {then}: {error}", Tone.BAD
+        case SourceRegained(source=source, attempts=attempts):
+            return f"source {source} delivers again after {attempts} attempts", Tone.GOOD
+        case GapDetected(stream=stream, reason=reason, missed=missed):
+            count = "" if missed is None else f", {missed:,} steps missed"
+            return f"gap in stream {stream}: {reason}{count}", Tone.WARNING
+        case TransitionsDropped(reason=reason, count=count):
+            return f"{count:,} transitions given up: {reason}", Tone.PLAIN
+        case TransitionsRejected(stream=stream, detail=detail, count=count):
+            return f"{count:,} transitions of stream {stream} refused: {detail}", Tone.BAD
+        case SubscriberLagging(subscriber=subscriber, missed=missed):
+            return f"{subscriber} missed {missed:,} events", Tone.WARNING
+        case SubscriberFailed(subscriber=subscriber, hook=hook, error=error):
+            return f"{subscriber}.{hook} failed: {error}", Tone.BAD
+        case _:
+            return None, Tone.PLAIN

@@ -1,0 +1,138 @@
+"""What can be asked of the command."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import NoReturn
+
+import optix_stream
+from optix_stream.cli.loading import AGENTS
+from optix_stream.errors import ConfigurationError
+
+_DESCRIPTION = """\
+Train reinforcement-learning agents on streams of transitions, until their score no longer improves.
+
+  optix-stream train CartPole-v1                    train, save the best policy, evaluate it
+  optix-stream evaluate ./checkpoints/CartPole-v1   evaluate it again
+  optix-stream inspect ./checkpoints/CartPole-v1    list its snapshots
+"""
+
+_TRAIN = """\
+Train an agent in a Gymnasium environment until it is DORMANT (its score no longer improves), until
+--max-steps, or until Ctrl-C. Either way the best policy is saved and evaluated. Progress goes to
+standard error, the report to standard output.
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigurationError(f"{message} (see {self.prog} --help)")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser; a mistake raises ConfigurationError."""
+    parser = _Parser(
+        prog="optix-stream", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--version", action="version", version=f"optix-stream {optix_stream.__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    _add_train(commands.add_parser("train", help="train an agent in an environment", description=_TRAIN))
+    _add_evaluate(
+        commands.add_parser(
+            "evaluate",
+            help="evaluate the best policy of a run",
+            description="Evaluate the best policy in a checkpoint directory, without exploration.",
+        )
+    )
+    _add_inspect(
+        commands.add_parser(
+            "inspect",
+            help="list the snapshots of a run",
+            description="List the snapshots in a checkpoint directory, and the settings of its latest run.",
+        )
+    )
+    return parser
+
+
+def _add_train(parser: argparse.ArgumentParser) -> None:
+    agents = "; ".join(f"{name}: {source.summary}" for name, source in AGENTS.items())
+    parser.add_argument("env_id", metavar="ENV_ID", help="a Gymnasium environment, such as CartPole-v1")
+    parser.add_argument("--agent", choices=tuple(AGENTS), default="ppo", help=f"default: ppo ({agents})")
+    parser.add_argument(
+        "--seed", type=_natural, default=0, metavar="N", help="default: 0; the same seed gives the same run"
+    )
+    parser.add_argument(
+        "--max-steps",
+        type=_positive,
+        metavar="N",
+        help="stop after this many environment steps, rounded up to whole windows; default: no limit",
+    )
+    parser.add_argument(
+        "--window-size",
+        type=_positive,
+        metavar="N",
+        help="transitions to learn from at a time, over all environments; default: the preset's",
+    )
+    parser.add_argument(
+        "--num-envs", type=_positive, metavar="N", help="environments side by side; default: the preset's"
+    )
+    parser.add_argument(
+        "--checkpoint-dir", type=Path, metavar="DIR", help="where snapshots go; default: ./checkpoints/ENV_ID"
+    )
+    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the run as a picture")
+    parser.add_argument("--json", action="store_true", help="report as one line of JSON")
+    parser.add_argument("--quiet", action="store_true", help="no progress, only the report")
+    _add_debug(parser)
+
+
+def _add_evaluate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("checkpoint_dir", type=Path, metavar="CHECKPOINT_DIR", help="made by optix-stream train")
+    parser.add_argument("--episodes", type=_positive, default=20, metavar="N", help="default: 20")
+    parser.add_argument(
+        "--seed",
+        type=_natural,
+        metavar="N",
+        help="of the first episode; default: 10000 + the run's, which repeats the evaluation after training",
+    )
+    parser.add_argument("--json", action="store_true", help="report as one line of JSON")
+    _add_debug(parser)
+
+
+def _add_inspect(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("checkpoint_dir", type=Path, metavar="CHECKPOINT_DIR", help="made by optix-stream train")
+    parser.add_argument("--json", action="store_true", help="as one line of JSON")
+    _add_debug(parser)
+
+
+def _add_debug(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--debug", action="store_true", help="log to standard error, and show tracebacks")
+
+
+def _natural(text: str) -> int:
+    value = _integer(text)
+    if not 0 <= value < 2**31:
+        raise argparse.ArgumentTypeError(f"expected 0 to 2147483647, got {text}")
+    return value
+
+
+def _positive(text: str) -> int:
+    value = _integer(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected at least 1, got {text}")
+    return value
+
+
+def _integer(text: str) -> int:
+    """An integer, also as ``1_000_000`` or ``1e6``."""
+    try:
+        return int(text)
+    except ValueError:
+        pass
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not value.is_integer():
+        raise argparse.ArgumentTypeError(f"expected a whole number, got {text!r}")
+    return int(value)

@@ -1,0 +1,212 @@
+"""``optix-stream train``: assembles a run, watches it, stops it, reports it."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import math
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import anyio
+import anyio.to_thread
+
+from optix_stream.cli import reports
+from optix_stream.cli.evaluation import SEED_OFFSET, Evaluation, Examiner
+from optix_stream.cli.history import RunHistory
+from optix_stream.cli.loading import (
+    deterministic_policy,
+    gymnasium_adapter,
+    load_module,
+    make_agent,
+    make_vector_env,
+)
+from optix_stream.cli.progress import Display, PlainLog, Silence
+from optix_stream.cli.record import RunRecord
+from optix_stream.cli.session import Session, run_session
+from optix_stream.clock import SystemClock
+from optix_stream.errors import CheckpointError, ConfigurationError
+from optix_stream.judges import ThresholdJudge
+from optix_stream.presets import Preset, preset_for
+from optix_stream.rl_optimizer import RLOptimizer
+
+_EPISODES = 20
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainSettings:
+    """One training run.
+
+    Attributes:
+        env_id: Gymnasium's name of the environment.
+        agent: name of the agent.
+        seed: of agent and environments.
+        preset: how to train.
+        max_steps: environment steps; None: until DORMANT.
+        checkpoint_dir: where snapshots go.
+        plot: where the picture goes; None: none is drawn.
+        as_json: report as one line of JSON.
+        is_quiet: show no progress.
+        is_debug: log, and so draw nothing in place.
+    """
+
+    env_id: str
+    agent: str
+    seed: int
+    preset: Preset
+    max_steps: int | None
+    checkpoint_dir: Path
+    plot: Path | None
+    as_json: bool
+    is_quiet: bool
+    is_debug: bool
+
+    @property
+    def max_windows(self) -> int | None:
+        """The budget in windows."""
+        return None if self.max_steps is None else math.ceil(self.max_steps / self.preset.window_size)
+
+
+def settings_of(arguments: argparse.Namespace) -> TrainSettings:
+    """The preset of this environment and agent, with what the command line says instead."""
+    named = {"num_envs": arguments.num_envs, "window_size": arguments.window_size}
+    preset = dataclasses.replace(
+        preset_for(arguments.env_id, arguments.agent),
+        **{name: value for name, value in named.items() if value is not None},
+    )
+    directory = arguments.checkpoint_dir
+    return TrainSettings(
+        env_id=arguments.env_id,
+        agent=arguments.agent,
+        seed=arguments.seed,
+        preset=preset,
+        max_steps=arguments.max_steps,
+        # A name such as "package:Env-v0" or "ALE/Pong-v5" is no good as one directory's.
+        checkpoint_dir=(
+            directory if directory is not None else Path("checkpoints", arguments.env_id.replace(":", "-"))
+        ),
+        plot=arguments.plot,
+        as_json=arguments.json,
+        is_quiet=arguments.quiet,
+        is_debug=arguments.debug,
+    )
+
+
+def train(settings: TrainSettings) -> None:
+    """Train, evaluate and report.
+
+    Raises:
+        ConfigurationError: the run cannot begin.
+        CheckpointError: the checkpoint directory cannot be used.
+        Exception: what made the run fail.
+    """
+    _check_plot(settings.plot)
+    history = RunHistory(smoothing=settings.preset.smoothing)
+    if not settings.is_quiet:
+        sys.stderr.write(f"optix-stream: {_describe(settings)}\n")
+        sys.stderr.flush()
+    with _make_session(settings, history) as session:
+        outcome = anyio.run(run_session, session)
+    facts = reports.TrainReport(
+        env=settings.env_id,
+        agent=settings.agent,
+        seed=settings.seed,
+        checkpoint_dir=settings.checkpoint_dir,
+        report=outcome.report,
+        evaluation=Evaluation.of(outcome.returns) if outcome.returns else None,
+    )
+    if settings.plot is not None:
+        from optix_stream.cli.plot import draw_run
+
+        draw_run(history, facts, settings.plot)
+    sys.stdout.write(facts.as_json() if settings.as_json else facts.as_text(settings.plot))
+    sys.stdout.flush()
+
+
+@contextlib.contextmanager
+def _make_session(settings: TrainSettings, history: RunHistory) -> Iterator[Session]:
+    preset, adapter = settings.preset, gymnasium_adapter()
+    with contextlib.closing(make_vector_env(settings.env_id, preset.num_envs)) as env:
+        pipeline = adapter.BatchPipeline(env, window_size=preset.window_size, seed=settings.seed)
+        agent = make_agent(
+            settings.agent,
+            env.single_observation_space,
+            env.single_action_space,
+            seed=settings.seed,
+            config=preset.agent,
+        )
+        history.hyperparams = agent.get_hyperparams().params
+        optimizer = RLOptimizer(
+            agent,
+            pipeline,
+            checkpoint_dir=settings.checkpoint_dir,
+            rollback_on_degradation=False,
+            max_episodes=settings.max_windows,
+            plateau_threshold=preset.plateau_threshold,
+            dormant_threshold=preset.dormant_threshold,
+            judge=ThresholdJudge(smoothing=preset.smoothing, degradation_threshold=preset.degradation_threshold),
+        )
+        yield Session(
+            optimizer=optimizer,
+            history=history,
+            display=_choose_display(settings, history),
+            record=RunRecord(
+                env_id=settings.env_id,
+                agent=settings.agent,
+                seed=settings.seed,
+                settings={"max_steps": settings.max_steps, **dataclasses.asdict(preset)},
+            ),
+            checkpoint_dir=settings.checkpoint_dir,
+            examine=lambda: Examiner(settings.env_id, deterministic_policy(agent), SEED_OFFSET + settings.seed),
+            episodes=_EPISODES,
+        )
+
+
+def _choose_display(settings: TrainSettings, history: RunHistory) -> Display:
+    if settings.is_quiet:
+        return Silence()
+    if settings.is_debug or not sys.stderr.isatty():
+        return PlainLog(history)
+    try:
+        from rich.console import Console
+
+        from optix_stream.cli.live import LiveDisplay
+    except ModuleNotFoundError:
+        return PlainLog(history)
+    console = Console(stderr=True)
+    if console.is_dumb_terminal:
+        return PlainLog(history)
+    return LiveDisplay(
+        history,
+        f"{settings.env_id} · {settings.agent} · seed {settings.seed}",
+        now=SystemClock().now,
+        max_windows=settings.max_windows,
+        dormant_threshold=settings.preset.dormant_threshold,
+        console=console,
+    )
+
+
+def _describe(settings: TrainSettings) -> str:
+    preset = settings.preset
+    return (
+        f"training {settings.env_id} with {settings.agent}, {preset.num_envs} environments, "
+        f"windows of {preset.window_size:,} steps, seed {settings.seed}, snapshots in {settings.checkpoint_dir}"
+    )
+
+
+def _check_plot(path: Path | None) -> None:
+    """Find out now, not after an hour of training."""
+    if path is None:
+        return
+    if path.suffix.lower() != ".png":
+        raise ConfigurationError(f"--plot: expected a file name that ends in .png, got {path}")
+    load_module("matplotlib", "--plot", "cli")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab"):
+            pass
+    except OSError as error:
+        raise CheckpointError(f"cannot write {path}: {error}") from error
