@@ -1,0 +1,242 @@
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator, Sequence
+from typing import Any
+
+import anyio
+import numpy as np
+import pytest
+
+from optix_stream.batching import batch_of
+from optix_stream.boundaries import BoundaryFn, every_n_steps, on_done_signal
+from optix_stream.contracts import Policy, Producer, StreamItem, as_policy
+from optix_stream.errors import ConfigurationError
+from optix_stream.events import GapDetected, SourceLost, TransitionsDropped, TransitionsRejected
+from optix_stream.pipeline import LivePipeline, StreamPipeline
+from optix_stream.producers import FeedStep
+from optix_stream.queue import OverflowPolicy
+from optix_stream.testing import (
+    FakeClock,
+    NullAgent,
+    RecordingEvents,
+    ScriptedProducer,
+    assert_balanced,
+    check_pipeline,
+    make_transition,
+)
+from optix_stream.types import EpisodeData, Transition
+
+pytestmark = pytest.mark.anyio
+
+POLICY: Policy = as_policy(NullAgent())
+
+
+class Scripted(StreamPipeline):
+    """A pipeline around given producers."""
+
+    def __init__(
+        self,
+        *producers: Producer,
+        boundary: BoundaryFn | None = None,
+        capacity: int = 100,
+        overflow: OverflowPolicy = "block",
+        lockstep: bool = False,
+    ) -> None:
+        super().__init__(
+            boundary=boundary if boundary is not None else every_n_steps(2),
+            capacity=capacity,
+            overflow=overflow,
+            lockstep=lockstep,
+            clock=FakeClock(),
+        )
+        self._producers = producers
+
+    @property
+    def is_live(self) -> bool:
+        return False
+
+    def producers(self) -> Sequence[Producer]:
+        return self._producers
+
+
+def steps(count: int, first: int = 0, stream: str = "s") -> list[StreamItem]:
+    return [make_transition(index, stream=stream) for index in range(first, first + count)]
+
+
+async def learn_all(pipeline: StreamPipeline, events: RecordingEvents | None = None) -> list[EpisodeData]:
+    windows = []
+    async with pipeline.open(POLICY, events if events is not None else RecordingEvents()) as source:
+        while (window := await source.next_window()) is not None:
+            source.record_learned(window)
+            assert_balanced(pipeline.statistics())
+            windows.append(window)
+    return windows
+
+
+async def test_the_last_partial_window_is_learned_when_the_source_ends() -> None:
+    """In the original system it silently vanished."""
+    pipeline = Scripted(ScriptedProducer(steps(5)))
+    windows = await learn_all(pipeline)
+    assert [window.rewards.tolist() for window in windows] == [[0.0, 1.0], [2.0, 3.0], [4.0]]
+    assert pipeline.statistics().learned == pipeline.statistics().received == 5
+
+
+async def test_what_was_not_learned_is_dropped_and_said_when_the_run_stops() -> None:
+    events = RecordingEvents()
+    pipeline = Scripted(ScriptedProducer(steps(7), stays_open=True))
+    async with pipeline.open(POLICY, events) as source:
+        window = await source.next_window()
+        assert window is not None
+        source.record_learned(window)
+    statistics = pipeline.statistics()
+    assert (statistics.learned, statistics.dropped, statistics.held) == (2, {"stopped": 5}, 0)
+    assert_balanced(statistics)
+    assert events.events == [TransitionsDropped(reason="stopped", count=5)]
+
+
+async def test_what_was_not_learned_is_dropped_when_the_run_is_cancelled() -> None:
+    pipeline = Scripted(ScriptedProducer(steps(3), stays_open=True), boundary=every_n_steps(100))
+    clock = FakeClock()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(learn_all, pipeline)
+        await clock.settle()
+        assert pipeline.statistics().held_in_window == 3
+        tasks.cancel_scope.cancel()
+    assert pipeline.statistics().dropped == {"cancelled": 3}
+    assert_balanced(pipeline.statistics())
+
+
+async def test_a_gap_closes_the_window_that_it_breaks() -> None:
+    events = RecordingEvents()
+    gap = GapDetected(stream="s", reason="test")
+    script: list[StreamItem] = [*steps(3), gap, *steps(2, first=10)]
+    windows = await learn_all(Scripted(ScriptedProducer(script), boundary=every_n_steps(100)), events)
+    assert [window.rewards.tolist() for window in windows] == [[0.0, 1.0, 2.0], [10.0, 11.0]]
+    assert windows[0].gaps.tolist() == [False, False, True]
+    assert events.events == [gap]
+
+
+@pytest.mark.parametrize("is_batch", [False, True])
+async def test_a_transition_that_does_not_fit_is_rejected_and_breaks_its_stream(is_batch: bool) -> None:
+    events = RecordingEvents()
+    odd = Transition(np.zeros(3, np.float32), np.int64(0), 0.0, np.zeros(3, np.float32), stream="s")
+    bad: StreamItem = batch_of([odd]) if is_batch else odd
+    script: list[StreamItem] = [*steps(2), bad, *steps(2, first=2)]
+    pipeline = Scripted(ScriptedProducer(script), boundary=every_n_steps(100))
+    windows = await learn_all(pipeline, events)
+    assert [window.rewards.tolist() for window in windows] == [[0.0, 1.0], [2.0, 3.0]]
+    assert pipeline.statistics().rejected == {"mismatch": 1}
+    detail = "observation: expected float32[1], got float32[3]"
+    assert events.events == [
+        TransitionsRejected(stream="s", reason="mismatch", detail=detail),
+        GapDetected(stream="s", reason="rejected transition", missed=1),
+    ]
+
+
+async def test_an_observation_of_another_structure_is_rejected_and_does_not_crash_the_run() -> None:
+    tree = {"a": np.zeros(1, np.float32)}
+    odd = Transition(tree, np.int64(0), 0.0, tree, stream="s")
+    pipeline = Scripted(ScriptedProducer([*steps(2), odd, *steps(2, first=2)]))
+    assert sum(window.length for window in await learn_all(pipeline)) == 4
+    assert pipeline.statistics().rejected == {"mismatch": 1}
+
+
+async def test_events_arrive_in_order_with_the_transitions_around_them() -> None:
+    events = RecordingEvents()
+    script: list[StreamItem] = [SourceLost(source="x", error="", retry_sec=1.0), *steps(2)]
+    async with Scripted(ScriptedProducer(script)).open(POLICY, events) as source:
+        assert events.events == []
+        window = await source.next_window()
+        assert window is not None
+        source.record_learned(window)
+        assert events.events == script[:1]
+
+
+async def test_a_failing_producer_ends_the_run_after_what_was_received() -> None:
+    pipeline = Scripted(ScriptedProducer(steps(3), error=ZeroDivisionError("broken")))
+    with pytest.raises(ZeroDivisionError, match="broken"):
+        await learn_all(pipeline)
+    assert pipeline.statistics().learned == 3
+    assert_balanced(pipeline.statistics())
+
+
+async def test_an_error_in_the_loop_is_not_wrapped_in_a_group() -> None:
+    pipeline = Scripted(ScriptedProducer(steps(3), stays_open=True))
+    with pytest.raises(ZeroDivisionError):
+        async with pipeline.open(POLICY, RecordingEvents()):
+            raise ZeroDivisionError
+    assert_balanced(pipeline.statistics())
+
+
+async def test_in_lockstep_a_producer_waits_until_its_window_has_been_learned() -> None:
+    """One seed, one run: no step is taken by a policy that is about to change."""
+    producer = ScriptedProducer(steps(6))
+    pushed_at_learning = []
+    async with Scripted(producer, lockstep=True).open(POLICY, RecordingEvents()) as source:
+        while (window := await source.next_window()) is not None:
+            await FakeClock().settle()
+            pushed_at_learning.append(producer.pushed)
+            source.record_learned(window)
+    assert pushed_at_learning == [1, 3, 5]
+
+
+async def test_streams_of_several_producers_do_not_mix() -> None:
+    producers = [ScriptedProducer(steps(4, stream=name)) for name in "ab"]
+    (window,) = await learn_all(Scripted(*producers, boundary=every_n_steps(8)))
+    for code in range(2):
+        rows = window.observations[window.streams == code]
+        assert rows[:, 0].tolist() == [0.0, 1.0, 2.0, 3.0]
+
+
+async def test_a_live_source_drops_what_is_old_while_the_learner_is_behind() -> None:
+    """Acting never waits for learning: the source goes on while a window is being learned from."""
+
+    class Ticks:
+        async def stream(self) -> AsyncIterator[FeedStep]:
+            for number in range(1000):
+                yield FeedStep(np.array([float(number)]), float(number), False, False)
+
+    events = RecordingEvents()
+    pipeline = LivePipeline(
+        Ticks(), episode_boundary_fn=every_n_steps(10), buffer_size=50, reconnect_on_disconnect=False, clock=FakeClock()
+    )
+    async with pipeline.open(POLICY, events) as source:
+        await FakeClock().settle()
+        statistics = pipeline.statistics()
+        assert (statistics.received, statistics.held, statistics.dropped) == (999, 50, {"overflow": 949})
+        window = await source.next_window()
+        assert window is not None
+        assert window.rewards.tolist() == [float(number) for number in range(950, 960)]
+        source.record_learned(window)
+    assert events.of(GapDetected) == [GapDetected(stream=0, reason="overflow, drop_oldest", missed=949)]
+    assert_balanced(pipeline.statistics())
+
+
+async def test_a_window_ends_with_an_episode_unless_it_is_told_otherwise() -> None:
+    class Episodes:
+        def stream(self) -> Iterator[tuple[Any, ...]]:
+            for _ in range(3):
+                yield (np.array([0.0]), None, False, False, None)
+                yield (np.array([1.0]), 1.0, False, False, None)
+                yield (np.array([2.0]), 1.0, True, False, None)
+
+    pipeline = LivePipeline(Episodes(), reconnect_on_disconnect=False, clock=FakeClock())
+    assert pipeline.is_live
+    windows = await learn_all(pipeline)
+    assert [window.length for window in windows] == [2, 2, 2]
+    assert [episode.total_reward for window in windows for episode in window.completed] == [2.0] * 3
+
+
+async def test_a_pipeline_can_be_opened_again_and_keeps_its_promises() -> None:
+    windows = await check_pipeline(Scripted(ScriptedProducer(steps(9))), windows=10)
+    assert [window.length for window in windows] == [2, 2, 2, 2, 1]
+
+
+def test_the_original_names_of_the_boundaries_still_work() -> None:
+    assert LivePipeline.every_n_steps(3) == every_n_steps(3)
+    assert LivePipeline.on_done_signal() == on_done_signal()
+
+
+def test_a_buffer_that_cannot_work_is_refused_at_once() -> None:
+    with pytest.raises(ConfigurationError, match="capacity: expected at least 1 transition, got 0"):
+        Scripted(capacity=0)
