@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Coroutine, Sequence
 from typing import Any
 
 import anyio
@@ -108,11 +109,17 @@ class CallbackRunner:
         self, callback: LoopCallback, receiver: MemoryObjectReceiveStream[tuple[str, Awaitable[None]]]
     ) -> None:
         with receiver:
-            async for hook, awaitable in receiver:
-                try:
-                    await awaitable
-                except Exception as error:
-                    self._report(callback, hook, error)
+            try:
+                async for hook, awaitable in receiver:
+                    try:
+                        await awaitable
+                    except Exception as error:
+                        self._report(callback, hook, error)
+            finally:
+                # Cancelled: what is still waiting will not be awaited any more.
+                with contextlib.suppress(anyio.WouldBlock, anyio.EndOfStream):
+                    while True:
+                        self._skip(callback, *receiver.receive_nowait())
 
     def _on_event(self, event: Event) -> None:
         for callback in self._callbacks:
@@ -132,12 +139,14 @@ class CallbackRunner:
         try:
             self._senders[id(callback)].send_nowait((hook, awaitable))
         except (anyio.WouldBlock, anyio.BrokenResourceError, KeyError):
-            close = getattr(awaitable, "close", None)
-            if close is not None:
-                close()
-            name = type(callback).__name__
-            logger.warning("%s.%s was skipped: the hooks before it are not done", name, hook)
-            self._bus.emit(SubscriberLagging(subscriber=name, missed=1, time=self._clock.now()))
+            self._skip(callback, hook, awaitable)
+
+    def _skip(self, callback: LoopCallback, hook: str, awaitable: Awaitable[None]) -> None:
+        if isinstance(awaitable, Coroutine):
+            awaitable.close()
+        name = type(callback).__name__
+        logger.warning("%s.%s was skipped: the hooks before it are not done", name, hook)
+        self._bus.emit(SubscriberLagging(subscriber=name, missed=1, time=self._clock.now()))
 
     def _report(self, callback: LoopCallback, hook: str, error: Exception) -> None:
         name = type(callback).__name__

@@ -181,9 +181,9 @@ class LoopController:
         report: RunReport | None = None
         try:
             async with anyio.create_task_group() as tasks:
-                await tasks.start(self._callbacks.run)
                 reason = "cancelled"
                 try:
+                    await tasks.start(self._callbacks.run)
                     reason = await self._run_windows()
                     await self._load_best()
                     report = self._report(reason, started)

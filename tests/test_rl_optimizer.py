@@ -1,0 +1,69 @@
+"""The front door: the original's flat parameters, names and defaults."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from optix_stream.boundaries import every_n_steps
+from optix_stream.contracts import Producer
+from optix_stream.events import CheckpointSaved, LoopStopped
+from optix_stream.pipeline import StreamPipeline
+from optix_stream.rl_optimizer import RLOptimizer
+from optix_stream.testing import RecordingAgent, ScriptedProducer, assert_balanced, make_transition
+from optix_stream.types import LoopState
+
+
+class Pipeline(StreamPipeline):
+    def __init__(self) -> None:
+        super().__init__(boundary=every_n_steps(2), capacity=2, overflow="block", lockstep=True)
+
+    @property
+    def is_live(self) -> bool:
+        return False
+
+    def producers(self) -> Sequence[Producer]:
+        return [ScriptedProducer([make_transition(n, terminated=n % 2 == 1) for n in range(8)])]
+
+
+def test_names_and_defaults_are_the_original_ones() -> None:
+    # From "Full Configuration" in the original's README.
+    expected = {
+        "evaluator": None,
+        "optimizer": None,
+        "checkpoint_dir": "./checkpoints",
+        "max_snapshots": 10,
+        "rollback_on_degradation": False,
+        "improvement_margin": 0.0,
+        "max_episodes": None,
+        "base_interval": 1,
+        "backoff_factor": 2.0,
+        "max_interval_episodes": 100,
+        "plateau_threshold": 5,
+        "dormant_threshold": 20,
+        "degradation_threshold": 0.95,
+        "callbacks": None,
+    }
+    parameters = inspect.signature(RLOptimizer).parameters
+    assert list(parameters)[:2] == ["agent", "pipeline"]
+    assert {name: parameters[name].default for name in expected} == expected
+
+
+@pytest.mark.anyio
+async def test_runs_with_everything_defaulted(tmp_path: Path) -> None:
+    agent = RecordingAgent()
+    optimizer = RLOptimizer(agent, Pipeline(), checkpoint_dir=tmp_path)
+    assert optimizer.state is LoopState.ACTIVE
+    assert optimizer.best_snapshot is None
+    async with optimizer.events() as events:
+        report = await optimizer.run()
+        kinds = [type(event) async for event in events]
+    assert (kinds.count(CheckpointSaved), kinds[-1]) == (4, LoopStopped)
+    assert report.transitions == 8
+    assert optimizer.best_snapshot == report.best_snapshot
+    assert report.best_snapshot is not None
+    assert report.best_snapshot.eval_metrics.primary_score == 6.0 + 7.0, "the return of the last episode"
+    assert_balanced(optimizer.statistics())
