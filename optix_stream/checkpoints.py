@@ -11,11 +11,12 @@ Layout, all paths in the manifest relative so that the directory can be moved::
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -23,6 +24,7 @@ from optix_stream.contracts import BaseAgent
 from optix_stream.errors import CheckpointError, ConfigurationError
 from optix_stream.types import EvalMetrics, HyperparamSet, PolicySnapshot
 
+T = TypeVar("T")
 _FORMAT = 1
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\Z")
 
@@ -32,8 +34,9 @@ class _Metadata(msgspec.Struct, forbid_unknown_fields=True):
     timestamp: float
     primary_score: float
     basis: str
-    metrics: dict[str, float]
+    metrics: dict[str, float | None]  # JSON has neither NaN nor infinity: both become null.
     hyperparams: dict[str, Any]
+    hyperparams_episode_id: int
 
 
 class _Entry(msgspec.Struct, forbid_unknown_fields=True):
@@ -97,6 +100,8 @@ class CheckpointRegistry:
             CheckpointError: it could not be written; the snapshots before are untouched.
         """
         manifest = self._manifest
+        if not math.isfinite(eval_metrics.primary_score):
+            raise CheckpointError(f"cannot save: expected a finite score, got {eval_metrics.primary_score}")
         snapshot = PolicySnapshot(
             snapshot_id=f"snapshot-{manifest.next_number:06d}",
             eval_metrics=eval_metrics,
@@ -122,6 +127,7 @@ class CheckpointRegistry:
             )
             _write_atomically(self.checkpoint_dir / "manifest.json", msgspec.json.encode(changed))
         except (OSError, msgspec.MsgspecError, TypeError) as error:
+            shutil.rmtree(self.checkpoint_dir / snapshot.snapshot_id, ignore_errors=True)
             raise CheckpointError(f"cannot save {snapshot.snapshot_id} in {self.checkpoint_dir}: {error}") from error
         self._manifest = changed
         self._has_run_best = True
@@ -181,6 +187,7 @@ class CheckpointRegistry:
             basis=metrics.basis,
             metrics=dict(metrics.metrics),
             hyperparams=snapshot.hyperparams.params,
+            hyperparams_episode_id=snapshot.hyperparams.episode_id,
         )
         content = msgspec.json.encode(metadata)
         part = self.checkpoint_dir / f".part-{snapshot.snapshot_id}"
@@ -224,24 +231,17 @@ class CheckpointRegistry:
 
     def _read_snapshot(self, name: str) -> PolicySnapshot:
         path = self.checkpoint_dir / name / "metadata.json"
-        try:
-            metadata = msgspec.json.decode(path.read_bytes(), type=_Metadata)
-        except (OSError, msgspec.MsgspecError) as error:
-            raise CheckpointError(f"cannot read {path}: {error}") from error
-        metrics = EvalMetrics(
-            metadata.primary_score, metadata.metrics, metadata.episode_id, metadata.basis, metadata.timestamp
-        )
-        hyperparams = HyperparamSet(metadata.hyperparams, metadata.episode_id, metadata.timestamp)
+        metadata = _read(path, _Metadata)
+        known = {key: math.nan if value is None else value for key, value in metadata.metrics.items()}
+        metrics = EvalMetrics(metadata.primary_score, known, metadata.episode_id, metadata.basis, metadata.timestamp)
+        hyperparams = HyperparamSet(metadata.hyperparams, metadata.hyperparams_episode_id, metadata.timestamp)
         return PolicySnapshot(name, metrics, hyperparams, f"{name}/weights", metadata.episode_id, metadata.timestamp)
 
     def _read_manifest(self) -> _Manifest:
         path = self.checkpoint_dir / "manifest.json"
         if not path.exists():
             return _Manifest()
-        try:
-            manifest = msgspec.json.decode(path.read_bytes(), type=_Manifest)
-        except (OSError, msgspec.MsgspecError) as error:
-            raise CheckpointError(f"cannot read {path}: {error}") from error
+        manifest = _read(path, _Manifest)
         if manifest.format != _FORMAT:
             raise CheckpointError(f"{path}: expected format {_FORMAT}, got {manifest.format}")
         names = [entry.snapshot_id for entry in manifest.snapshots]
@@ -251,7 +251,18 @@ class CheckpointRegistry:
         return manifest
 
 
+def _read(path: Path, kind: type[T]) -> T:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"cannot read {path}: {error}") from error
+
+
 def _write_atomically(path: Path, content: bytes) -> None:
     part = path.with_name(f".part-{path.name}")
-    part.write_bytes(content)
-    part.replace(path)
+    try:
+        part.write_bytes(content)
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
