@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from numbers import Real
+
 import numpy as np
 
 from optix_stream.contracts import BaseEvaluator
@@ -55,5 +57,5 @@ def describe_window(window: EpisodeData, diagnostics: dict[str, float]) -> dict[
         "mean_reward": float(window.rewards.mean()) if window.length else 0.0,
         "transitions": float(window.length),
     }
-    metrics.update((name, float(value)) for name, value in diagnostics.items() if isinstance(value, int | float))
+    metrics.update((name, float(value)) for name, value in diagnostics.items() if isinstance(value, Real))
     return metrics

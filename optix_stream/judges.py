@@ -35,7 +35,7 @@ class ThresholdJudge:
     ) -> None:
         if not 0.0 <= degradation_threshold <= 1.0:
             raise ConfigurationError(f"degradation_threshold: expected 0 to 1, got {degradation_threshold}")
-        if improvement_margin < 0.0:
+        if not improvement_margin >= 0.0:
             raise ConfigurationError(f"improvement_margin: expected 0 or more, got {improvement_margin}")
         if smoothing < 1:
             raise ConfigurationError(f"smoothing: expected at least 1 window, got {smoothing}")

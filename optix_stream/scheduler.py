@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from optix_stream.contracts import Outcome, Verdict
 from optix_stream.errors import ConfigurationError
 from optix_stream.types import LoopState
@@ -40,8 +42,8 @@ class BackoffScheduler:
             raise ConfigurationError(
                 f"expected 1 <= base_interval <= max_interval_episodes, got {base_interval} and {max_interval_episodes}"
             )
-        if backoff_factor < 1.0:
-            raise ConfigurationError(f"backoff_factor: expected 1 or more, got {backoff_factor}")
+        if not 1.0 <= backoff_factor < math.inf:
+            raise ConfigurationError(f"backoff_factor: expected a finite 1 or more, got {backoff_factor}")
         if not 1 <= plateau_threshold <= dormant_threshold:
             raise ConfigurationError(
                 f"expected 1 <= plateau_threshold <= dormant_threshold, got {plateau_threshold} and {dormant_threshold}"
