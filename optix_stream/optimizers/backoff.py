@@ -123,7 +123,7 @@ class BackoffOptimizer(BaseOptimizer):
     def _commit(self, probe: _Probe) -> float:
         gain = statistics.fmean(self._scores) - probe.base_score
         self._scores.clear()
-        move = self._moves[probe.name]
+        move = self._moves.setdefault(probe.name, _Move())  # A plateau may have cleared it meanwhile.
         if abs(gain / probe.delta) <= self._gradient_threshold:
             return probe.origin
         if gain > 0:

@@ -1,0 +1,255 @@
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from optix_stream.contracts import BaseOptimizer
+from optix_stream.errors import ConfigurationError
+from optix_stream.optimizers import BackoffOptimizer, PBTOptimizer
+from optix_stream.testing import check_optimizer
+from optix_stream.types import EvalMetrics, HyperparamSet
+
+BOUNDS = {"learning_rate": (1e-4, 1.0), "gamma": (0.5, 1.0)}
+START = HyperparamSet({"learning_rate": 0.1, "gamma": 0.9, "layers": [64, 64], "name": "ppo", "use_gae": True, "k": 3})
+
+finite = st.floats(-1e6, 1e6)
+
+
+class Loop:
+    """Drives an optimizer as the controller does: one score, one suggestion."""
+
+    def __init__(self, optimizer: BaseOptimizer, **params: float) -> None:
+        self.optimizer = optimizer
+        self.params: dict[str, Any] = params
+        self.history: list[EvalMetrics] = []
+
+    def window(self, score: float) -> Mapping[str, Any]:
+        self.history.append(EvalMetrics(score, {}, len(self.history)))
+        current = HyperparamSet(dict(self.params), len(self.history))
+        self.params = dict(self.optimizer.suggest(current, tuple(self.history)).params)
+        return self.params
+
+    def windows(self, *scores: float) -> list[float]:
+        """The value of ``x`` after each score."""
+        return [self.window(score)["x"] for score in scores]
+
+
+@given(
+    st.lists(finite, min_size=1, max_size=60),
+    st.floats(0.0, 0.5),
+    st.integers(1, 5),
+    st.sampled_from([None, 0.0, 1e3]),
+    st.floats(0.0, 10.0),
+)
+def test_backoff_stays_within_its_limits(
+    scores: list[float], scale: float, min_samples: int, threshold: float | None, penalty: float
+) -> None:
+    check_optimizer(
+        lambda: BackoffOptimizer(
+            BOUNDS,
+            perturbation_scale=scale,
+            min_samples=min_samples,
+            high_variance_threshold=threshold,
+            variance_penalty=penalty,
+        ),
+        START,
+        BOUNDS,
+        scores,
+    )
+
+
+@given(
+    st.lists(finite, min_size=1, max_size=60),
+    st.integers(1, 30),
+    st.floats(0.0, 1.0),
+    st.floats(0.0, 1.0),
+    st.integers(0, 99),
+)
+def test_pbt_stays_within_its_limits(scores: list[float], size: int, bottom: float, top: float, seed: int) -> None:
+    check_optimizer(lambda: PBTOptimizer(BOUNDS, size, bottom, top, seed=seed), START, BOUNDS, scores)
+
+
+@pytest.mark.parametrize("make", [BackoffOptimizer, PBTOptimizer])
+def test_without_bounds_nothing_is_touched(make: Callable[[], BaseOptimizer]) -> None:
+    check_optimizer(make, START, {}, [1.0, 2.0, -3.0, 4.0])
+    assert not make().is_probing
+
+
+# --- finite differences --------------------------------------------------------------------------
+
+
+def backoff(**changes: Any) -> BackoffOptimizer:
+    return BackoffOptimizer({"x": (0.0, 100.0)}, perturbation_scale=0.1, **changes)
+
+
+@pytest.mark.parametrize(
+    ("after", "expected"),
+    [
+        pytest.param(6.0, 11.0, id="a positive gradient keeps theta + d"),
+        pytest.param(4.0, 9.0, id="a negative one applies theta - d"),
+        pytest.param(5.0, 10.0, id="none restores theta"),
+    ],
+)
+def test_what_the_score_says_after_a_probe(after: float, expected: float) -> None:
+    """The original's reverse step returned theta and never theta - d: on noise, values only ever grew."""
+    loop = Loop(backoff(), x=10.0)
+    assert loop.windows(5.0) == [pytest.approx(11.0)]
+    assert loop.optimizer.is_probing
+    assert loop.windows(after) == [pytest.approx(expected)]
+    assert not loop.optimizer.is_probing
+
+
+def test_pure_noise_does_not_ratchet_a_value_up() -> None:
+    """In the original system the learning rate grew 141-fold in 400 windows of noise."""
+    rng = np.random.default_rng(1)
+    ends = []
+    for _ in range(30):
+        loop = Loop(BackoffOptimizer({"x": (1e-6, 1e6)}, perturbation_scale=0.05), x=1.0)
+        ends.append(loop.windows(*rng.normal(100.0, 20.0, 400))[-1])
+    assert 0.2 < float(np.median(ends)) < 5.0
+
+
+@pytest.mark.parametrize("start", [2.0, 40.0])
+def test_on_a_clean_slope_it_walks_to_the_top(start: float) -> None:
+    loop = Loop(backoff(), x=start)
+    for _ in range(300):
+        loop.window(-((loop.params["x"] - 10.0) ** 2))
+    assert loop.params["x"] == pytest.approx(10.0, abs=0.5)
+
+
+def test_a_probe_that_did_not_help_halves_the_step_and_turns_around() -> None:
+    loop = Loop(backoff(), x=10.0)
+    loop.windows(5.0, 4.0)
+    assert loop.params["x"] == pytest.approx(9.0)
+    # Half of a tenth of 9, in the other direction.
+    assert loop.windows(5.0) == [pytest.approx(9.0 - 0.45)]
+    assert loop.windows(6.0) == [pytest.approx(8.55)]
+    assert loop.windows(6.0) == [pytest.approx(8.55 - 0.4275)]
+
+
+def test_a_plateau_makes_the_steps_large_again() -> None:
+    loop = Loop(backoff(), x=10.0)
+    loop.windows(5.0, 4.0)
+    loop.optimizer.on_plateau(tuple(loop.history))
+    assert loop.windows(5.0) == [pytest.approx(9.0 + 0.9)]
+
+
+def test_a_plateau_during_a_probe_does_not_break_it() -> None:
+    loop = Loop(backoff(), x=10.0)
+    loop.windows(5.0)
+    loop.optimizer.on_plateau(tuple(loop.history))
+    assert loop.windows(6.0) == [pytest.approx(11.0)]
+
+
+def test_parameters_take_turns() -> None:
+    optimizer = BackoffOptimizer({"a": (0.0, 9.0), "b": (0.0, 9.0), "c": (0.0, 9.0)}, perturbation_scale=0.1)
+    loop = Loop(optimizer, a=1.0, b=1.0, c=1.0)
+    probed = []
+    for _ in range(6):
+        before = dict(loop.params)
+        after = loop.window(0.0)
+        probed += [name for name in after if after[name] != before[name]]
+        loop.window(0.0)
+    assert probed == ["a", "b", "c", "a", "b", "c"]
+
+
+def test_no_probe_starts_while_scores_vary_too_much(caplog: pytest.LogCaptureFixture) -> None:
+    loop = Loop(backoff(high_variance_threshold=1.0, min_samples=2), x=10.0)
+    with caplog.at_level(logging.INFO, "optix_stream.optimizers.backoff"):
+        assert loop.windows(0.0, 100.0) == [10.0, 10.0]
+    assert "skipped tuning x: score variance 2.5e+03 is above the threshold" in caplog.text
+    assert not loop.optimizer.is_probing
+    assert loop.windows(*[50.0] * 5)[-1] == pytest.approx(11.0)
+
+
+def test_noise_makes_the_steps_smaller() -> None:
+    loop = Loop(backoff(variance_penalty=1.0, min_samples=2), x=10.0)
+    loop.windows(4.0, 6.0)  # Variance 1, so that alpha is a half.
+    assert loop.params["x"] == pytest.approx(10.5)
+
+
+def test_a_decision_waits_for_enough_scores_and_takes_their_mean() -> None:
+    loop = Loop(backoff(min_samples=3), x=10.0)
+    assert loop.windows(5.0, 5.0) == [10.0, 10.0]
+    assert loop.windows(5.0, 100.0, 0.0) == [pytest.approx(11.0)] * 3
+    assert loop.optimizer.is_probing
+    assert loop.windows(-91.0) == [pytest.approx(9.0)]  # A mean of 3, below 5.
+
+
+def test_scores_are_not_taken_twice_when_not_every_window_is_for_tuning() -> None:
+    optimizer = backoff(min_samples=3)
+    history = [EvalMetrics(1.0, {}, 0), EvalMetrics(2.0, {}, 1)]
+    current = HyperparamSet({"x": 10.0})
+    for _ in range(3):
+        assert optimizer.suggest(current, tuple(history)).params == {"x": 10.0}
+    history.append(EvalMetrics(3.0, {}, 2))
+    assert optimizer.suggest(current, tuple(history)).params != {"x": 10.0}
+
+
+@pytest.mark.parametrize(("start", "expected"), [(100.0, 90.0), (0.0, 1e-7), (500.0, 100.0)])
+def test_at_a_bound_there_is_only_one_way_to_go(start: float, expected: float) -> None:
+    assert Loop(backoff(), x=start).windows(1.0) == [pytest.approx(expected)]
+
+
+# --- population-based training -------------------------------------------------------------------
+
+
+def pbt(**changes: Any) -> PBTOptimizer:
+    return PBTOptimizer({"x": (0.0, 100.0)}, seed=3, **changes)
+
+
+def suggest_after(optimizer: PBTOptimizer, past: Sequence[tuple[float, float]]) -> float:
+    """The suggestion after these pairs of value and score."""
+    value = 0.0
+    history: list[EvalMetrics] = []
+    for window, (current, score) in enumerate(past):
+        history.append(EvalMetrics(score, {}, window))
+        value = optimizer.suggest(HyperparamSet({"x": current}), history).params["x"]
+    return value
+
+
+def test_a_bad_score_copies_from_the_best_and_perturbs_it_a_little() -> None:
+    past = [(float(value), float(value)) for value in (20, 30, 40, 80)]
+    assert suggest_after(pbt(exploit_scale=0.0), [*past, (10.0, -5.0)]) == 80.0
+    assert abs(suggest_after(pbt(exploit_scale=0.05), [*past, (10.0, -5.0)]) - 80.0) <= 5.0
+
+
+def test_any_other_score_explores_around_the_present_values() -> None:
+    past = [(float(value), float(value)) for value in (20, 30, 40, 80)]
+    assert suggest_after(pbt(explore_scale=0.0), [*past, (50.0, 50.0)]) == 50.0
+    explored = suggest_after(pbt(), [*past, (50.0, 50.0)])
+    assert 0.0 < abs(explored - 50.0) <= 10.0
+
+
+def test_what_fell_out_of_the_history_is_not_copied() -> None:
+    past = [(99.0, 99.0), (20.0, 20.0), (30.0, 30.0), (10.0, -5.0)]
+    assert suggest_after(pbt(exploit_scale=0.0, history_size=3, exploit_percentile=0.4), past) == 30.0
+
+
+def test_one_seed_gives_one_run() -> None:
+    past = [(float(value), float(-value)) for value in range(10)]
+    assert suggest_after(pbt(), past) == suggest_after(pbt(), past)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: BackoffOptimizer({"x": (1.0, 1.0)}),
+        lambda: BackoffOptimizer({"x": (2.0, 1.0)}),
+        lambda: BackoffOptimizer(min_samples=0),
+        lambda: BackoffOptimizer(min_samples=6, score_window=5),
+        lambda: PBTOptimizer({"x": (2.0, 1.0)}),
+        lambda: PBTOptimizer(history_size=0),
+        lambda: PBTOptimizer(exploit_percentile=1.1),
+        lambda: PBTOptimizer(top_percentile=-0.1),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(make: Callable[[], object]) -> None:
+    with pytest.raises(ConfigurationError, match="expected"):
+        make()
