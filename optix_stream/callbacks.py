@@ -87,9 +87,9 @@ class CallbackRunner:
         """Await what async hooks return, until ``finish`` and then for the grace period at most."""
         self._finished = anyio.Event()
         async with anyio.create_task_group() as tasks:
-            for callback in self._callbacks:
+            for number, callback in enumerate(self._callbacks):
                 sender, receiver = anyio.create_memory_object_stream[tuple[str, Awaitable[None]]](_PENDING_HOOKS)
-                self._senders[id(callback)] = sender
+                self._senders[number] = sender
                 tasks.start_soon(self._await_hooks, callback, receiver)
             task_status.started()
             await self._finished.wait()
@@ -122,7 +122,7 @@ class CallbackRunner:
                         self._skip(callback, *receiver.receive_nowait())
 
     def _on_event(self, event: Event) -> None:
-        for callback in self._callbacks:
+        for number, callback in enumerate(self._callbacks):
             hook_call = _hook_call(event)
             if hook_call is None:
                 return
@@ -133,13 +133,13 @@ class CallbackRunner:
                 self._report(callback, hook, error)
                 continue
             if result is not None:
-                self._hand_over(callback, hook, result)
+                self._hand_over(number, hook, result)
 
-    def _hand_over(self, callback: LoopCallback, hook: str, awaitable: Awaitable[None]) -> None:
+    def _hand_over(self, number: int, hook: str, awaitable: Awaitable[None]) -> None:
         try:
-            self._senders[id(callback)].send_nowait((hook, awaitable))
+            self._senders[number].send_nowait((hook, awaitable))
         except (anyio.WouldBlock, anyio.BrokenResourceError, KeyError):
-            self._skip(callback, hook, awaitable)
+            self._skip(self._callbacks[number], hook, awaitable)
 
     def _skip(self, callback: LoopCallback, hook: str, awaitable: Awaitable[None]) -> None:
         if isinstance(awaitable, Coroutine):

@@ -48,7 +48,7 @@ class BatchPipeline(StreamPipeline):
         seed: of the first reset; None: not seeded.
         lockstep: the environment waits while a window is learned from, so that every window is
             acted with the newest weights and one seed gives one run, bit for bit. False: it goes
-            on, at most four windows ahead.
+            on, at most four windows ahead of the one that is learned from.
         clock: the run's clock.
 
     Raises:
@@ -67,16 +67,17 @@ class BatchPipeline(StreamPipeline):
     ) -> None:
         if window_size < 1:
             raise ConfigurationError(f"window_size: expected at least 1 transition, got {window_size}")
+        chunk = window_size if lockstep else max(1, min(64, window_size // 4))
         super().__init__(
             boundary=every_n_steps(window_size),
-            capacity=4 * window_size,
+            # What is in flight: as much again drained into windows, and one chunk that waits for room.
+            capacity=max(1, 2 * window_size - chunk),
             overflow="block",
             lockstep=lockstep,
             clock=clock,
         )
         self.agent = agent
         self.env = env
-        chunk = window_size if lockstep else max(1, min(64, window_size // 4))
         self._producer = GymProducer(env, chunk_size=chunk, seed=seed, clock=self.clock)
 
     @property
@@ -138,8 +139,9 @@ class GymProducer:
                 await anyio.to_thread.run_sync(chunk.fill, stepper, policy, abandon_on_cancel=True)
             except BaseException:
                 chunk.is_cancelled = True
-                with anyio.CancelScope(shield=True), anyio.move_on_after(_STUCK_SEC):
-                    await anyio.to_thread.run_sync(chunk.done.wait, abandon_on_cancel=True)
+                if chunk.has_started:
+                    with anyio.CancelScope(shield=True), anyio.move_on_after(_STUCK_SEC):
+                        await anyio.to_thread.run_sync(chunk.done.wait, abandon_on_cancel=True)
                 raise
             finally:
                 batch = stepper.take()
@@ -159,9 +161,16 @@ class _Chunk:
     def __init__(self, size: int) -> None:
         self._size = size
         self.is_cancelled = False
+        self.has_started = False
         self.done = threading.Event()
 
     def fill(self, stepper: _Stepper, policy: Policy) -> None:
+        # A visit may be cancelled before it begins. Either side writes its flag before it reads the
+        # other's, so that never both believe that the other will act.
+        self.has_started = True
+        if self.is_cancelled:
+            self.done.set()
+            return
         try:
             stepper.begin(self._size)
             while stepper.length < self._size and not self.is_cancelled:
@@ -314,7 +323,7 @@ class _VectorStepper(_Stepper):
         rows.truncated[start:end] = truncated[live]
         rows.streams[start:end] = live
         rows.times[start:end] = self._now()
-        rows.infos.extend(_info_of(infos, int(index)) for index in live)
+        rows.infos.extend(_row_info(infos, int(index)) for index in live)
         self.length = end
         self._observation = next_observations
         if self._mode is AutoresetMode.NEXT_STEP:
@@ -339,18 +348,32 @@ def _put(columns: Tree, index: int, row: Tree) -> None:
     map_tree(put, columns, row)
 
 
-def _info_of(infos: Mapping[str, Any], index: int) -> Mapping[str, Any]:
-    """One sub-environment's share of a vector environment's infos."""
+def _row_info(infos: Mapping[str, Any], index: int) -> Mapping[str, Any]:
+    """What a vector environment's infos say of this step of one sub-environment."""
     if not infos:
         return infos
-    return {
-        name: values[index]
-        for name, values in infos.items()
-        if not name.startswith("_")
-        and f"_{name}" in infos
-        and infos[f"_{name}"][index]
-        and isinstance(values, np.ndarray)
-    }
+    row = _info_of(infos, index)
+    # In SAME_STEP mode the top level already speaks of the next episode's reset; wrappers write there too.
+    row.pop("final_obs", None)
+    return row | row.pop("final_info", {})
+
+
+def _info_of(infos: Mapping[str, Any], index: int, *, is_nested: bool = False) -> dict[str, Any]:
+    """One sub-environment's share: a value ``x`` is its own where the mask ``_x`` says so.
+
+    Wrappers nest dicts without masks under a key that has one.
+    """
+    row: dict[str, Any] = {}
+    for name, values in infos.items():
+        mask = infos.get(f"_{name}")
+        is_mask = name.startswith("_") and name[1:] in infos
+        if is_mask or not (is_nested if mask is None else mask[index]):
+            continue
+        if isinstance(values, dict):
+            row[name] = _info_of(values, index, is_nested=True)
+        elif isinstance(values, np.ndarray):
+            row[name] = values[index]
+    return row
 
 
 def check_spaces(observation_space: gym.Space[Any], action_space: gym.Space[Any]) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from optix_stream.checkpoints import CheckpointRegistry
-from optix_stream.cli.formatting import score
+from optix_stream.cli.formatting import counted, score, score_and_spread
 from optix_stream.cli.loading import deterministic_policy, gymnasium_adapter, make_agent, make_env
 from optix_stream.cli.record import read_record
 from optix_stream.contracts import BaseAgent, Policy
@@ -42,7 +42,7 @@ class Evaluation(msgspec.Struct, frozen=True):
         return cls(statistics.fmean(returns), statistics.pstdev(returns), len(returns))
 
     def __str__(self) -> str:
-        return f"{score(self.mean)} ± {score(self.std)} over {self.episodes} episodes"
+        return f"{score_and_spread(self.mean, self.std)} over {counted(self.episodes, 'episode')}"
 
 
 class Examiner:

@@ -30,13 +30,28 @@ def score(value: float | None) -> str:
         return "-"
     if not math.isfinite(value):
         return str(value)
+    return f"{value:,.{_decimals(value)}f}"
+
+
+def score_and_spread(mean: float, spread: float) -> str:
+    """Mean ± spread, both with the decimals of the larger."""
+    decimals = min(_decimals(mean), _decimals(spread))
+    return f"{mean:,.{decimals}f} ± {spread:,.{decimals}f}"
+
+
+def _decimals(value: float) -> int:
     magnitude = abs(value)
-    return f"{value:,.{0 if magnitude >= 10_000 else 1 if magnitude >= 100 else 2 if magnitude >= 1 else 4}f}"
+    return 0 if magnitude >= 10_000 else 1 if magnitude >= 100 else 2 if magnitude >= 1 else 4
 
 
 def pairs(values: Mapping[str, Any]) -> str:
     """``name value`` for each, on one line."""
     return "  ".join(f"{name} {number(value)}" for name, value in values.items())
+
+
+def counted(count: int, noun: str) -> str:
+    """``1 window``, ``2,048 windows``."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def duration(seconds: float) -> str:

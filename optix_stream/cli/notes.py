@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from optix_stream.cli.formatting import duration, number, score
+from optix_stream.cli.formatting import counted, duration, number, score
 from optix_stream.events import (
     CheckpointFailed,
     Degraded,
@@ -93,16 +93,16 @@ def _text_of_stream_event(event: Event) -> tuple[str | None, Tone]:
             then = "no further attempt" if retry_sec is None else f"next attempt in {duration(retry_sec)}"
             return f"source {source} lost, {then}: {error}", Tone.BAD
         case SourceRegained(source=source, attempts=attempts):
-            return f"source {source} delivers again after {attempts} attempts", Tone.GOOD
+            return f"source {source} delivers again after {counted(attempts, 'attempt')}", Tone.GOOD
         case GapDetected(stream=stream, reason=reason, missed=missed):
-            count = "" if missed is None else f", {missed:,} steps missed"
+            count = "" if missed is None else f", {counted(missed, 'step')} missed"
             return f"gap in stream {stream}: {reason}{count}", Tone.WARNING
         case TransitionsDropped(reason=reason, count=count):
-            return f"{count:,} transitions given up: {reason}", Tone.PLAIN
+            return f"{counted(count, 'transition')} given up: {reason}", Tone.PLAIN
         case TransitionsRejected(stream=stream, detail=detail, count=count):
-            return f"{count:,} transitions of stream {stream} refused: {detail}", Tone.BAD
+            return f"{counted(count, 'transition')} of stream {stream} refused: {detail}", Tone.BAD
         case SubscriberLagging(subscriber=subscriber, missed=missed):
-            return f"{subscriber} missed {missed:,} events", Tone.WARNING
+            return f"{subscriber} missed {counted(missed, 'event')}", Tone.WARNING
         case SubscriberFailed(subscriber=subscriber, hook=hook, error=error):
             return f"{subscriber}.{hook} failed: {error}", Tone.BAD
         case _:

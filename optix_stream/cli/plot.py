@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from optix_stream.cli.formatting import duration, score
+from optix_stream.cli.formatting import duration, score_and_spread
 from optix_stream.cli.history import RunHistory
 from optix_stream.cli.reports import TrainReport
 from optix_stream.types import LoopState
@@ -24,7 +24,7 @@ _STATE_COLOURS = {
     LoopState.DORMANT: "#3b6fb6",
     LoopState.WATCHDOG: "#8e5bb5",
 }
-_INK, _FAINT, _SCORE, _BAD = "#22262e", "#7a808c", "#1f4e8c", "#c8372d"
+_INK, _FAINT, _SCORE, _POINT, _BAD = "#22262e", "#6c727e", "#1f4e8c", "#8fabcf", "#c8372d"
 _RATE_WINDOWS = 5
 
 
@@ -41,8 +41,8 @@ def draw_run(history: RunHistory, facts: TrainReport, path: Path) -> None:
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(4.2, 1.0))
     figure.subplots_adjust(left=0.085, right=0.975, top=0.83, bottom=0.11, hspace=0.12)
     for axes in (top, bottom):
-        _shade_states(axes, history)
         _clean(axes)
+    _shade_states(top, history)
     _draw_scores(top, history, facts)
     _draw_speed(bottom, history)
     bottom.set_xlabel("environment steps", color=_INK, fontsize=10)
@@ -57,7 +57,7 @@ def _draw_scores(axes: Any, history: RunHistory, facts: TrainReport) -> None:
     if scored:
         steps = np.array([transitions for transitions, _ in scored])
         scores = np.array([value for _, value in scored])
-        axes.plot(steps, scores, ".", color=_SCORE, alpha=0.28, markersize=4, markeredgewidth=0)
+        axes.plot(steps, scores, ".", color=_POINT, markersize=5, markeredgewidth=0)
         axes.plot(steps, _trailing_means(scores, history.smoothing), color=_SCORE, linewidth=2.2, zorder=3)
     if history.improvements:
         # At the foot of the panel, where they do not hide the line that they belong to.
@@ -84,8 +84,10 @@ def _draw_speed(axes: Any, history: RunHistory) -> None:
         for i in range(1, len(steps))
     ]
     if rates:
-        axes.fill_between(steps[1:], rates, color=_FAINT, alpha=0.35, linewidth=0)
-        axes.plot(steps[1:], rates, color=_INK, linewidth=1.0)
+        # A rate holds from the window before on.
+        edges, levels = steps, [rates[0], *rates]
+        axes.fill_between(edges, levels, color=_POINT, alpha=0.35, linewidth=0)
+        axes.plot(edges, levels, color=_SCORE, linewidth=1.2)
         # The first window holds the start-up; it must not set the scale.
         axes.set_ylim(0, 1.25 * float(np.percentile(rates, 98)))
     axes.set_ylabel("steps/s", color=_INK, fontsize=10)
@@ -111,7 +113,7 @@ def _write_titles(figure: Figure, history: RunHistory, facts: TrainReport) -> No
     )
     figure.text(left, 0.885, summary, fontsize=10, color=_FAINT, va="center")
     if facts.evaluation is not None:
-        evaluation = f"{score(facts.evaluation.mean)} ± {score(facts.evaluation.std)}"
+        evaluation = score_and_spread(facts.evaluation.mean, facts.evaluation.std)
         figure.text(right, 0.945, evaluation, fontsize=15, fontweight="bold", color=_SCORE, va="center", ha="right")
         what = f"best policy, {facts.evaluation.episodes} episodes without exploration"
         figure.text(right, 0.885, what, fontsize=10, color=_FAINT, va="center", ha="right")
@@ -128,7 +130,7 @@ def _legend(history: RunHistory) -> list[Any]:
     present = {point.state for point in history.points}
     handles: list[Any] = [
         Line2D([], [], color=_SCORE, linewidth=2.2, label=f"mean of {history.smoothing} windows"),
-        marker(".", _SCORE, "one window", 6),
+        marker(".", _POINT, "one window", 7),
         marker("*", "#f2b134", "best snapshot", 10),
     ]
     if history.improvements:

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from optix_stream.cli.evaluation import Evaluation
-from optix_stream.cli.formatting import duration, score
+from optix_stream.cli.formatting import counted, duration, score
 from optix_stream.types import RunReport
 
 _REASONS = {
@@ -80,7 +80,7 @@ class TrainReport:
         lines = [
             f"{self.env} · {self.agent} · seed {self.seed}: {_REASONS.get(report.reason, report.reason)}",
             f"  state        {report.state.name}",
-            f"  learned      {report.transitions:,} steps in {report.windows:,} windows",
+            f"  learned      {report.transitions:,} steps in {counted(report.windows, 'window')}",
             f"  time         {duration(report.wall_sec)}, {self.steps_per_sec:,.0f} steps/s",
         ]
         if best is None:

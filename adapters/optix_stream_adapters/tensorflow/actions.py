@@ -151,7 +151,7 @@ class GaussianHead(ActionHead):
         dtype, shape = self._dtype, self._shape
 
         def execute(raw: Array) -> Array:
-            clipped = np.minimum(np.maximum(raw * scale + center, low), high)
+            clipped: Array = np.minimum(np.maximum(raw * scale + center, low), high)
             return clipped.astype(dtype, copy=False).reshape(len(raw), *shape)
 
         if rng is None:

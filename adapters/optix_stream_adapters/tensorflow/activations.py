@@ -60,7 +60,8 @@ def gelu(x: Array) -> Array:
     for coefficient in (1.061405429, -1.453152027, 1.421413741, -0.284496736, 0.254829592):
         series = (series + np.float32(coefficient)) * t
     erf = np.copysign(1.0 - series * np.exp(-y * y), x)
-    return np.float32(0.5) * x * (1.0 + erf)
+    result: Array = np.float32(0.5) * x * (1.0 + erf)
+    return result
 
 
 def softplus(x: Array) -> Array:

@@ -192,8 +192,8 @@ def _chain(model: Any) -> list[Any] | None:
         return list(model.layers)
     if type(model) is not _functional_type():
         return None
-    layers = list(model.layers)
-    previous = None
+    layers: list[Any] = list(model.layers)
+    previous: Any = None
     for layer in layers:
         # A layer that is used twice has no single input: then this is no chain.
         try:

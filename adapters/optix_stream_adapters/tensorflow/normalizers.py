@@ -92,4 +92,5 @@ class RewardScaler(RunningMoments):
         gathered = dict(self.gathered)
         gathered.update((ids[window.streams[row]], 0.0 if is_over[row] else float(sums[row])) for row in last)
         self.gathered = gathered
-        return np.clip(window.rewards / np.sqrt(self.variance[0] + _EPSILON), -10.0, 10.0)
+        scaled: FloatArray = np.clip(window.rewards / np.sqrt(self.variance[0] + _EPSILON), -10.0, 10.0)
+        return scaled

@@ -19,12 +19,14 @@ class Segments:
     """Where the segments of a window are.
 
     Attributes:
+        streams: of each window row, as in the window.
         order: window rows sorted by stream, oldest first in each; integers ``[T]``.
         ends: True where a segment's last row is; booleans ``[T]`` in ``order``.
         bootstraps: True where an end is not a termination, so that a value estimate follows;
             booleans ``[T]`` in **window** rows.
     """
 
+    streams: Array
     order: Array
     ends: BoolArray
     bootstraps: BoolArray
@@ -40,7 +42,7 @@ def find_segments(window: EpisodeData) -> Segments:
         ends[-1] = True
     bootstraps = np.zeros(window.length, np.bool_)
     bootstraps[order] = ends & ~window.terminated[order]
-    return Segments(order, ends, bootstraps)
+    return Segments(window.streams, order, ends, bootstraps)
 
 
 def discounted_returns(
@@ -101,8 +103,10 @@ def accumulated_rewards(segments: Segments, rewards: FloatArray, before: FloatAr
         gamma: discount, 0 to 1.
     """
     order, ends = segments.order, segments.ends
+    streams = segments.streams[order]
     begins = np.append(True, ends[:-1])[: len(ends)]
-    seeded = rewards[order] + gamma * before[order]
+    is_first = np.append(True, streams[1:] != streams[:-1])[: len(ends)]
+    seeded = rewards[order] + np.where(is_first, gamma * before[order], 0.0)
     forward = _scan(seeded[::-1], np.where(begins, 0.0, gamma)[::-1], begins[::-1])
     return _unsorted(forward[::-1], order)
 
