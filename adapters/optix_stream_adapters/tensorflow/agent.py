@@ -280,7 +280,7 @@ class TFAgent(BaseAgent, PolicyPublisher, Restorable):
     def get_hyperparams(self) -> HyperparamSet:
         """A copy, with ``learning_rate`` as the optimizer has it now."""
         if not self._has_schedule():
-            live = np.float32(keras.ops.convert_to_numpy(self.optimizer.learning_rate))
+            live = np.float32(np.asarray(self.optimizer.learning_rate))
             # The optimizer holds a float32; the same number must not look changed.
             if live != np.float32(self._hyperparams.params.get("learning_rate", np.nan)):
                 self._hyperparams.params["learning_rate"] = float(live)

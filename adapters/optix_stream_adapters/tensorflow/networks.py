@@ -34,7 +34,7 @@ def build_mlp(
     """
 
     def dense(width: int, gain: float, function: str | None) -> Any:
-        initializer = keras.initializers.Orthogonal(gain, seed=int(rng.integers(2**31)))
+        initializer: Any = keras.initializers.Orthogonal(gain, seed=int(rng.integers(2**31)))
         return keras.layers.Dense(width, function, kernel_initializer=initializer)
 
     layers: list[Any] = [keras.Input(tuple(input_shape))]
