@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -57,7 +58,7 @@ class LinearAgent(BaseAgent):
         self._params = dict(hyperparams.params)
 
     def save_weights(self, path: str) -> None:
-        with open(path, "wb") as file:
+        with Path(path).open("wb") as file:
             np.save(file, self._weights, allow_pickle=False)
 
     def load_weights(self, path: str) -> None:

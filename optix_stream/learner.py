@@ -76,11 +76,12 @@ class ThreadLearner:
         before = agent.capture_state() if isinstance(agent, Restorable) else None
         try:
             diagnostics = agent.learn(window)
+            policy = self._new_policy()
         except Exception:
             if isinstance(agent, Restorable):
                 agent.restore_state(before)
             raise
-        self.publish()
+        self.policy.publish(policy)
         return diagnostics if diagnostics is not None else {}
 
     def _new_policy(self) -> Policy:

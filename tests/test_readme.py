@@ -6,7 +6,6 @@ import ast
 import asyncio
 import inspect
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +26,9 @@ class ShortRLOptimizer(optix_stream.RLOptimizer):
 
 
 @pytest.fixture
-def _somewhere_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _somewhere_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(optix_stream, "RLOptimizer", ShortRLOptimizer)
-    yield
 
 
 @pytest.mark.usefixtures("_somewhere_else")
