@@ -355,7 +355,8 @@ def _row_info(infos: Mapping[str, Any], index: int) -> Mapping[str, Any]:
     row = _info_of(infos, index)
     # In SAME_STEP mode the top level already speaks of the next episode's reset; wrappers write there too.
     row.pop("final_obs", None)
-    return row | row.pop("final_info", {})
+    final: Mapping[str, Any] = row.pop("final_info", {})
+    return {**row, **final}
 
 
 def _info_of(infos: Mapping[str, Any], index: int, *, is_nested: bool = False) -> dict[str, Any]:
