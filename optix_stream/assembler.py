@@ -114,10 +114,15 @@ class WindowAssembler:
         streams = batch.streams[start:end]
         known = dict(self._codes)  # Put into force when the rows are in: a refused batch leaves no trace.
         codes = np.empty(len(batch.stream_ids), np.int32)
-        for index in dict.fromkeys(streams.tolist()):  # In the order in which they first appear.
+        present = dict.fromkeys(streams.tolist()) if len(codes) > 1 else (0,)  # As they first appear.
+        for index in present:
             codes[index] = known.setdefault(batch.stream_ids[index], len(known))
         self._columns.store_rows(self._length, batch, start, end, codes)
         self._codes = known
+        if len(codes) == 1:
+            self._last_row[batch.stream_ids[0]] = needed - 1
+            self._length = needed
+            return
         last_rows = np.full(len(batch.stream_ids), -1)
         last_rows[streams] = np.arange(self._length, needed)  # The last row of each wins.
         for stream, row in zip(batch.stream_ids, last_rows.tolist(), strict=True):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,9 +18,11 @@ def batch_of(transitions: Sequence[Transition]) -> TransitionBatch:
     Raises:
         TransitionMismatchError: they are not; which one differs is for the caller to find out.
     """
-    names = _extra_names(transitions)
-    stream_ids, streams = _stream_codes([t.stream for t in transitions])
+    # A list for each field and no tuple for each transition: those would set off the garbage collector.
     infos = [t.info for t in transitions]
+    extras = [t.extras for t in transitions]
+    names = _extra_names(extras)
+    stream_ids, codes = _stream_codes([t.stream for t in transitions])
     return TransitionBatch(
         observations=_stack("observation", [t.observation for t in transitions]),
         actions=_stack("action", [t.action for t in transitions]),
@@ -28,9 +30,9 @@ def batch_of(transitions: Sequence[Transition]) -> TransitionBatch:
         next_observations=_stack("next_observation", [t.next_observation for t in transitions]),
         terminated=_flags([t.terminated for t in transitions]),
         truncated=_flags([t.truncated for t in transitions]),
-        streams=streams,
+        streams=codes,
         stream_ids=stream_ids,
-        extras={name: _stack(f"extras[{name!r}]", [(t.extras or {})[name] for t in transitions]) for name in names},
+        extras={name: _stack(f"extras[{name!r}]", [(given or {})[name] for given in extras]) for name in names},
         infos=[info or {} for info in infos] if any(infos) else None,
         times=np.array([t.time for t in transitions], np.float64),
     )
@@ -64,8 +66,7 @@ def count_by_stream(batch: TransitionBatch) -> dict[StreamId, int]:
 
 def merge(batches: Sequence[TransitionBatch]) -> Sequence[TransitionBatch]:
     """The same rows in fewer batches, where they are alike."""
-    first = batches[0]
-    if len(batches) == 1 or any(batch.stream_ids != first.stream_ids for batch in batches):
+    if len(batches) == 1 or len({batch.stream_ids for batch in batches}) > 1:
         return batches
     try:
         return [_concatenate(batches)]
@@ -75,10 +76,10 @@ def merge(batches: Sequence[TransitionBatch]) -> Sequence[TransitionBatch]:
 
 def _concatenate(batches: Sequence[TransitionBatch]) -> TransitionBatch:
     names = batches[0].extras.keys()
-    if any(batch.extras.keys() != names for batch in batches):
+    if len({frozenset(batch.extras) for batch in batches}) > 1:
         raise TransitionMismatchError("extras", str(sorted(names)), "others")
     infos: list[Mapping[str, Any]] | None = None
-    if any(batch.infos is not None for batch in batches):
+    if {batch.infos is None for batch in batches} != {True}:
         infos = [info for batch in batches for info in (batch.infos or [{}] * len(batch))]
     return TransitionBatch(
         observations=_join("observation", [batch.observations for batch in batches]),
@@ -107,11 +108,11 @@ def _join(name: str, columns: list[Tree]) -> Tree:
         raise TransitionMismatchError(name, describe(first), str(error)) from error
 
 
-def _flags(values: list[bool]) -> Array:
+def _flags(values: Sequence[bool]) -> Array:
     return np.array(values, np.bool_) if any(values) else np.zeros(len(values), np.bool_)
 
 
-def _stream_codes(streams: list[StreamId]) -> tuple[tuple[StreamId, ...], Array]:
+def _stream_codes(streams: Sequence[StreamId]) -> tuple[tuple[StreamId, ...], Array]:
     if streams.count(streams[0]) == len(streams):
         return (streams[0],), np.zeros(len(streams), np.int32)
     distinct = tuple(dict.fromkeys(streams))
@@ -119,18 +120,17 @@ def _stream_codes(streams: list[StreamId]) -> tuple[tuple[StreamId, ...], Array]
     return distinct, np.array([codes[stream] for stream in streams], np.int32)
 
 
-def _extra_names(transitions: Sequence[Transition]) -> Mapping[str, Any]:
-    everyone = [transition.extras or {} for transition in transitions]
-    if not any(everyone):
-        return {}
-    first = everyone[0]
-    for extras in everyone:
-        if extras.keys() != first.keys():
-            raise TransitionMismatchError("extras", str(sorted(first)), str(sorted(extras)))
+def _extra_names(extras: Sequence[Mapping[str, Any] | None]) -> Iterable[str]:
+    if not any(extras):
+        return ()
+    first = extras[0] or {}
+    for given in extras:
+        if (given or {}).keys() != first.keys():
+            raise TransitionMismatchError("extras", str(sorted(first)), str(sorted(given or {})))
     return first
 
 
-def _stack(name: str, values: list[Tree]) -> Tree:
+def _stack(name: str, values: Sequence[Tree]) -> Tree:
     first = values[0]
     if isinstance(first, dict):
         return {key: _stack(name, _parts(name, values, key)) for key in first}
@@ -152,7 +152,7 @@ def _stack(name: str, values: list[Tree]) -> Tree:
     raise _mismatch(name, values)
 
 
-def _parts(name: str, values: list[Tree], key: str | int) -> list[Tree]:
+def _parts(name: str, values: Sequence[Tree], key: str | int) -> list[Tree]:
     kind, size = type(values[0]), len(values[0])
     try:
         if all(type(value) is kind and len(value) == size for value in values):
@@ -162,7 +162,7 @@ def _parts(name: str, values: list[Tree], key: str | int) -> list[Tree]:
     raise _mismatch(name, values)
 
 
-def _mismatch(name: str, values: list[Tree]) -> TransitionMismatchError:
+def _mismatch(name: str, values: Sequence[Tree]) -> TransitionMismatchError:
     expected = describe(values[0])
     got = next((text for text in map(describe, values) if text != expected), "a mixture")
     return TransitionMismatchError(name, expected, got)

@@ -2,14 +2,14 @@
 
 ``Producer``, ``Policy`` and ``TransitionSink`` are structural (``Protocol``): anything of the right
 shape fits. What a user subclasses is an abstract base class. What an agent can do *besides* the
-six methods of ``BaseAgent`` it says by inheriting ``PolicyPublisher`` or ``Restorable``; nothing is
-found out by probing for attributes.
+six methods of ``BaseAgent`` it says by inheriting ``PolicyPublisher`` or ``Restorable``, what a policy
+can do besides ``act`` by inheriting ``SingleActor``; nothing is found out by probing for attributes.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from enum import Enum
@@ -19,6 +19,7 @@ import msgspec
 import numpy as np
 
 from optix_stream.events import Event, StreamEvent, TransitionsDropped
+from optix_stream.trees import with_batch_axis
 from optix_stream.types import (
     Array,
     EpisodeData,
@@ -61,6 +62,28 @@ class Policy(Protocol):
     def act(self, observations: Tree) -> Decision:
         """Decide for a batch: a tree of arrays ``[N, …]`` in, ``N`` actions out."""
         ...
+
+
+class SingleActor(ABC):
+    """Mixin for a policy that has a shorter way to decide for one observation, as feeds ask it to."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def act_one(self, observation: Tree) -> tuple[Any, Mapping[str, Any]]:
+        """What ``act`` would answer for a batch of one, without the batch axis: the action and its extras."""
+
+
+def act_one_of(policy: Policy) -> Callable[[Tree], tuple[Any, Mapping[str, Any]]]:
+    """The way of ``policy`` to decide for one observation."""
+    if isinstance(policy, SingleActor):
+        return policy.act_one
+
+    def act_one(observation: Tree) -> tuple[Any, Mapping[str, Any]]:
+        decision = policy.act(with_batch_axis(observation))
+        return decision.actions[0], {name: column[0] for name, column in decision.extras.items()}
+
+    return act_one
 
 
 class TransitionSink(Protocol):
@@ -293,17 +316,23 @@ class BasePipeline(ABC):
         """Where every transition of the present, or else the last, run is."""
 
 
+_NO_EXTRAS: Mapping[str, Any] = {}
+
+
 def as_policy(agent: BaseAgent) -> Policy:
     """The agent itself as a policy: ``act`` called once a row."""
     return _AgentPolicy(agent)
 
 
-class _AgentPolicy:
+class _AgentPolicy(SingleActor):
     __slots__ = ("_act", "version")
 
     def __init__(self, agent: BaseAgent) -> None:
         self._act = agent.act
         self.version = 0
+
+    def act_one(self, observation: Tree) -> tuple[Any, Mapping[str, Any]]:
+        return self._act(observation), _NO_EXTRAS
 
     def act(self, observations: Tree) -> Decision:
         if isinstance(observations, np.ndarray):

@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import anyio
 import anyio.to_thread
 
-from optix_stream.contracts import BaseAgent, Decision, Policy, PolicyPublisher, Restorable, as_policy
+from optix_stream.contracts import (
+    BaseAgent,
+    Decision,
+    Policy,
+    PolicyPublisher,
+    Restorable,
+    SingleActor,
+    act_one_of,
+    as_policy,
+)
 from optix_stream.types import EpisodeData, Tree
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-class PublishedPolicy:
+class PublishedPolicy(SingleActor):
     """The policy in force: immutable ones, swapped by one assignment. Safe from any thread."""
 
     def __init__(self, policy: Policy) -> None:
         self._current = policy
+        self._act_one = act_one_of(policy)
         self._version = 0
 
     @property
@@ -31,10 +41,14 @@ class PublishedPolicy:
     def publish(self, policy: Policy) -> None:
         """Act by ``policy`` from now on."""
         self._current = policy
+        self._act_one = act_one_of(policy)
         self._version += 1
 
     def act(self, observations: Tree) -> Decision:
         return self._current.act(observations)
+
+    def act_one(self, observation: Tree) -> tuple[Any, Mapping[str, Any]]:
+        return self._act_one(observation)
 
 
 class ThreadLearner:

@@ -7,6 +7,7 @@ from abc import abstractmethod
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from typing import cast
 
 import anyio
 
@@ -185,6 +186,9 @@ class _PipelineRun:
 
     def _take(self, items: list[StreamItem]) -> None:
         """Assemble: runs of one kind together, which is what makes small items cheap."""
+        if set(map(type, items)) == {Transition}:
+            self._take_singles(cast("list[Transition]", items))  # The usual case, without a second look at each.
+            return
         for kind, group in itertools.groupby(items, key=type):
             if kind is Transition:
                 self._take_singles([item for item in group if isinstance(item, Transition)])

@@ -14,19 +14,20 @@ import math
 import random
 import threading
 from collections import deque
-from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import anyio
 import anyio.from_thread
 import anyio.to_thread
+import numpy as np
 
 from optix_stream.clock import Clock
-from optix_stream.contracts import Policy, TransitionSink
+from optix_stream.contracts import Policy, TransitionSink, act_one_of
 from optix_stream.errors import ConfigurationError, SourceFailedError
 from optix_stream.events import GapDetected, SourceLost, SourceRegained, TransitionsDropped, TransitionsRejected
-from optix_stream.trees import as_tree, map_tree, with_batch_axis
+from optix_stream.trees import as_tree, map_tree
 from optix_stream.types import Array, StreamId, Transition, Tree
 
 logger = logging.getLogger(__name__)
@@ -185,10 +186,8 @@ class FeedProducer:
             )
 
 
-class _Pending(NamedTuple):
-    observation: Tree
-    action: Any
-    extras: dict[str, Any] | None
+_Pending: TypeAlias = tuple[Tree, Any, Mapping[str, Any] | None]
+"""Observation, action and extras of a transition whose end is awaited."""
 
 
 class _Session:
@@ -196,7 +195,7 @@ class _Session:
 
     def __init__(self, policy: Policy, sink: TransitionSink, clock: Clock, name: str) -> None:
         self.delivered = False
-        self._act = policy.act
+        self._act = act_one_of(policy)
         self._sink = sink
         self._now = clock.now
         self._name = name
@@ -220,11 +219,9 @@ class _Session:
             expected = "(observation, reward, terminated, truncated, info[, stream])"
             # Any stream may have lost a step here, so none of them goes on.
             raise self._malformed(tuple(self._pending) or (0,), f"expected {expected}, got {_shorten(item)}") from None
-        try:
-            observation = as_tree(observation)
-            map_tree(_check_numbers, observation)
-        except ValueError as error:
-            raise self._malformed((stream,), f"observation: {error}, got {_shorten(observation)}") from None
+        # Nearly always an array of numbers, for which these two look-ups are all there is to check.
+        if type(observation) is not np.ndarray or observation.dtype.hasobject:
+            observation = self._checked(observation, stream)
         pending = self._pending.get(stream)
         transition = None
         is_done = False
@@ -235,28 +232,27 @@ class _Session:
                 raise self._malformed((stream,), f"reward: expected a number, got {_shorten(reward)}") from None
             if not math.isfinite(reward):
                 raise self._malformed((stream,), f"reward: expected a finite number, got {reward}")
-            is_done = bool(terminated or truncated)
+            terminated, truncated = bool(terminated), bool(truncated)
+            is_done = terminated or truncated
+            before, action, extras = pending
             transition = Transition(
-                pending.observation,
-                pending.action,
-                reward,
-                observation,
-                bool(terminated),
-                bool(truncated),
-                info,
-                stream,
-                pending.extras,
-                self._now(),
+                before, action, reward, observation, terminated, truncated, info, stream, extras, self._now()
             )
         self.delivered = True
         if is_done:
             self._pending[stream] = None
             return transition, None, False
-        decision = self._act(with_batch_axis(observation))
-        action = decision.actions[0]
-        extras = {name: column[0] for name, column in decision.extras.items()} if decision.extras else None
-        self._pending[stream] = _Pending(observation, action, extras)
+        action, extras = self._act(observation)
+        self._pending[stream] = (observation, action, extras)
         return transition, action, True
+
+    def _checked(self, observation: Any, stream: StreamId) -> Tree:
+        try:
+            tree = as_tree(observation)
+            map_tree(_check_numbers, tree)
+        except ValueError as error:
+            raise self._malformed((stream,), f"observation: {error}, got {_shorten(observation)}") from None
+        return tree
 
     async def handle(self, item: Any, send: Callable[[Any], Awaitable[None] | None] | None) -> None:
         try:
@@ -264,7 +260,8 @@ class _Session:
         except _MalformedStepError as error:
             await self.reject(error)
             return
-        await self.regain()
+        if self._is_lost:
+            await self.regain()
         try:
             if has_action and send is not None:
                 sending = send(action)
@@ -347,7 +344,7 @@ def _shorten(value: Any) -> str:
 
 # --- plain generators, in a worker thread --------------------------------------------------------
 
-_CHUNK_STEPS = 256
+_CHUNK_STEPS = 1024
 _CHUNK_SEC = 0.002
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -201,7 +202,7 @@ class PublishesItself(RecordingAgent):
 )
 def test_an_agent_that_breaks_a_promise_is_caught(make_agent: Callable[[], BaseAgent], text: str) -> None:
     with pytest.raises(AssertionError, match=text):
-        check_agent(make_agent, FLOAT_WINDOW)
+        check_agent(make_agent, copy.deepcopy(FLOAT_WINDOW))  # One of them spoils it.
 
 
 # --- producers and sinks -------------------------------------------------------------------------
