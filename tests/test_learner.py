@@ -8,7 +8,7 @@ import anyio.from_thread
 import numpy as np
 import pytest
 
-from optix_stream.contracts import Policy
+from optix_stream.contracts import Decision, Policy, act_one_of, as_policy
 from optix_stream.learner import PublishedPolicy, ThreadLearner
 from optix_stream.testing import FakeClock, NullAgent, RecordingAgent, make_window
 from optix_stream.types import EpisodeData
@@ -151,3 +151,39 @@ async def test_an_agent_that_publishes_nothing_acts_row_by_row() -> None:
     assert ThreadLearner(Seeing()).policy.act(tree).actions.tolist() == [0, 0]
     assert seen == [((1,), (5,), ())] * 2
     await FakeClock().settle()
+
+
+def test_one_observation_is_decided_by_the_policy_in_force() -> None:
+    agent = RecordingAgent(learning_rate=0.5)
+    policy = PublishedPolicy(agent.publish_policy())
+    act_one = act_one_of(policy)
+    assert act_one(OBSERVATION[0])[0] == 0.0
+    agent.learn(WINDOW)
+    policy.publish(agent.publish_policy())
+    action, extras = act_one(OBSERVATION[0])
+    assert (action, extras["weight"]) == (1.0, 1.0)
+
+
+def test_an_agent_without_a_policy_of_its_own_is_asked_as_it_is() -> None:
+    seen: list[Any] = []
+
+    class Asked(NullAgent):
+        def act(self, observation: Any) -> Any:
+            seen.append(observation)
+            return 7
+
+    observation = {"position": np.zeros(2)}
+    action, extras = act_one_of(PublishedPolicy(as_policy(Asked())))(observation)
+    assert (action, dict(extras)) == (7, {})
+    assert seen == [observation]
+
+
+def test_a_policy_with_a_single_way_to_act_is_given_a_batch_of_one() -> None:
+    class Doubles:
+        version = 0
+
+        def act(self, observations: Any) -> Decision:
+            return Decision(2 * observations, {"seen": observations})
+
+    action, extras = act_one_of(Doubles())(np.array([3.0]))
+    assert (action.tolist(), extras["seen"].tolist()) == ([6.0], [3.0])
