@@ -5,6 +5,7 @@ controller learns from each window off the event loop, judges its score, tunes, 
 publishes events. Environments and models are adapters: ``optix_stream_adapters``.
 """
 
+from optix_stream.alignment import FeedStep
 from optix_stream.assembler import WindowAssembler
 from optix_stream.boundaries import BoundaryFn, all_of, any_of, every_n_seconds, every_n_steps, on_done_signal
 from optix_stream.bus import Subscription
@@ -57,8 +58,9 @@ from optix_stream.events import (
 from optix_stream.judges import ThresholdJudge
 from optix_stream.optimizers import BackoffOptimizer, PBTOptimizer
 from optix_stream.pipeline import LivePipeline, StreamPipeline
-from optix_stream.producers import ActionReceiver, DataSource, FeedProducer, FeedStep, ReconnectPolicy
+from optix_stream.producers import ActionReceiver, DataSource, FeedProducer
 from optix_stream.queue import OverflowPolicy, TransitionQueue
+from optix_stream.reconnecting import ReconnectPolicy
 from optix_stream.rl_optimizer import RLOptimizer
 from optix_stream.scheduler import BackoffScheduler
 from optix_stream.types import (

@@ -28,8 +28,9 @@ from optix_stream.contracts import (
 from optix_stream.errors import TransitionMismatchError
 from optix_stream.events import GapDetected, TransitionsDropped, TransitionsRejected
 from optix_stream.ledger import Ledger
-from optix_stream.producers import DataSource, FeedProducer, ReconnectPolicy
+from optix_stream.producers import DataSource, FeedProducer
 from optix_stream.queue import OverflowPolicy, TransitionQueue
+from optix_stream.reconnecting import ReconnectPolicy
 from optix_stream.types import EpisodeData, Statistics, StreamId, Transition, TransitionBatch
 
 

@@ -1,56 +1,30 @@
-"""Runs any object with ``stream()``: aligns rewards, acts, answers, supervises and reconnects.
-
-The rule that matters: *a reward belongs to the action before it*. A feed yields what ``env.step``
-returns, ``(observation, reward, terminated, truncated, info)``; its reward answers the action taken
-on the observation before, and the first message of an episode carries an observation only (its
-other fields are ignored).
+"""Runs any object with ``stream()``: acts, answers, supervises and reconnects. What makes transitions of
+its steps is in ``alignment``.
 """
 
 from __future__ import annotations
 
 import inspect
 import logging
-import math
 import random
 import threading
 from collections import deque
-from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Iterator
+from typing import Any, Protocol, runtime_checkable
 
 import anyio
 import anyio.from_thread
 import anyio.to_thread
-import numpy as np
 
+from optix_stream.alignment import Aligner, MalformedStepError
 from optix_stream.clock import Clock
 from optix_stream.contracts import Policy, TransitionSink, act_one_of
 from optix_stream.errors import ConfigurationError, SourceFailedError
-from optix_stream.events import GapDetected, SourceLost, SourceRegained, TransitionsDropped, TransitionsRejected
-from optix_stream.trees import as_tree, map_tree
-from optix_stream.types import Array, StreamId, Transition, Tree
+from optix_stream.events import SourceLost, SourceRegained, TransitionsDropped
+from optix_stream.reconnecting import ReconnectPolicy
+from optix_stream.types import Transition
 
 logger = logging.getLogger(__name__)
-
-
-class FeedStep(NamedTuple):
-    """What a feed yields; a plain tuple of the first five will do.
-
-    Attributes:
-        observation: what is seen now.
-        reward: what followed from the action before; ignored in the first step of an episode.
-        terminated: the episode ended by itself.
-        truncated: the episode was cut off.
-        info: whatever else there is to say.
-        stream: which trajectory this belongs to, where one feed carries several.
-    """
-
-    observation: Any
-    reward: float | None
-    terminated: bool
-    truncated: bool
-    info: dict[str, Any] | None = None
-    stream: StreamId = 0
 
 
 class DataSource(Protocol):
@@ -64,35 +38,6 @@ class ActionReceiver(Protocol):
     """A data source that wants the actions: ``send`` may be async."""
 
     def send(self, action: Any) -> Awaitable[None] | None: ...
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ReconnectPolicy:
-    """How a lost source is tried again: capped exponential backoff with jitter.
-
-    Attributes:
-        initial_sec: wait before the first attempt.
-        factor: growth of the wait from attempt to attempt.
-        max_sec: cap of the wait.
-        jitter: share of the wait that is random, 0 to 1.
-        max_attempts: attempts in a row that deliver nothing before the run fails; None for ever.
-    """
-
-    initial_sec: float = 0.5
-    factor: float = 2.0
-    max_sec: float = 30.0
-    jitter: float = 0.5
-    max_attempts: int | None = 20
-
-    def __post_init__(self) -> None:
-        if not (0 <= self.initial_sec <= self.max_sec and self.factor >= 1 and 0 <= self.jitter <= 1):
-            raise ConfigurationError(f"expected 0 <= initial_sec <= max_sec, factor >= 1, 0 <= jitter <= 1, got {self}")
-
-    def wait_sec(self, attempt: int, rng: random.Random) -> float:
-        """Seconds to wait before this attempt, the first being 1."""
-        # The exponent is capped because a float power overflows after a thousand attempts.
-        wait = min(self.max_sec, self.initial_sec * self.factor ** min(attempt - 1, 64))
-        return wait * (1 - self.jitter * rng.random())
 
 
 class FeedProducer:
@@ -186,20 +131,16 @@ class FeedProducer:
             )
 
 
-_Pending: TypeAlias = tuple[Tree, Any, Mapping[str, Any] | None]
-"""Observation, action and extras of a transition whose end is awaited."""
-
-
 class _Session:
-    """Joins feed steps into transitions, stream by stream."""
+    """One run of a feed: steps come in, decisions go out, transitions go to the sink."""
 
     def __init__(self, policy: Policy, sink: TransitionSink, clock: Clock, name: str) -> None:
         self.delivered = False
+        self.now = clock.now
         self._act = act_one_of(policy)
+        self._aligner = Aligner()
         self._sink = sink
-        self._now = clock.now
         self._name = name
-        self._pending: dict[StreamId, _Pending | None] = {}
         self._failed_attempts = 0
         self._is_lost = False
 
@@ -207,61 +148,25 @@ class _Session:
         """One feed step: the transition that it completes, the action it calls for, and whether it does.
 
         Raises:
-            _MalformedStepError: the step is unusable; the stream has a gap here.
+            MalformedStepError: the step is unusable; the stream has a gap here.
         """
-        try:
-            if len(item) == 5:
-                observation, reward, terminated, truncated, info = item
-                stream: StreamId = 0
-            else:
-                observation, reward, terminated, truncated, info, stream = item
-        except (TypeError, ValueError):
-            expected = "(observation, reward, terminated, truncated, info[, stream])"
-            # Any stream may have lost a step here, so none of them goes on.
-            raise self._malformed(tuple(self._pending) or (0,), f"expected {expected}, got {_shorten(item)}") from None
-        # Nearly always an array of numbers, for which these two look-ups are all there is to check.
-        if type(observation) is not np.ndarray or observation.dtype.hasobject:
-            observation = self._checked(observation, stream)
-        pending = self._pending.get(stream)
-        transition = None
-        is_done = False
-        if pending is not None:
-            try:
-                reward = float(reward)
-            except (TypeError, ValueError):
-                raise self._malformed((stream,), f"reward: expected a number, got {_shorten(reward)}") from None
-            if not math.isfinite(reward):
-                raise self._malformed((stream,), f"reward: expected a finite number, got {reward}")
-            terminated, truncated = bool(terminated), bool(truncated)
-            is_done = terminated or truncated
-            before, action, extras = pending
-            transition = Transition(
-                before, action, reward, observation, terminated, truncated, info, stream, extras, self._now()
-            )
+        transition, stream, observation = self._aligner.arrive(item, self.now())
         self.delivered = True
-        if is_done:
-            self._pending[stream] = None
+        if observation is None:
             return transition, None, False
         action, extras = self._act(observation)
-        self._pending[stream] = (observation, action, extras)
+        self._aligner.decide(stream, observation, action, extras)
         return transition, action, True
 
-    def _checked(self, observation: Any, stream: StreamId) -> Tree:
-        try:
-            tree = as_tree(observation)
-            map_tree(_check_numbers, tree)
-        except ValueError as error:
-            raise self._malformed((stream,), f"observation: {error}, got {_shorten(observation)}") from None
-        return tree
-
     async def handle(self, item: Any, send: Callable[[Any], Awaitable[None] | None] | None) -> None:
+        """One feed step, from its arrival to the transition in the sink."""
         try:
             transition, action, has_action = self.step(item)
-        except _MalformedStepError as error:
-            await self.reject(error)
+        except MalformedStepError as error:
+            await self._reject(error)
             return
         if self._is_lost:
-            await self.regain()
+            await self._regain()
         try:
             if has_action and send is not None:
                 sending = send(action)
@@ -272,48 +177,16 @@ class _Session:
             if transition is not None:
                 await self._sink.push(transition)
 
-    async def reject(self, error: _MalformedStepError) -> None:
-        now = self._now()
-        await self._sink.push(
-            TransitionsRejected(stream=error.streams[0], reason="malformed", detail=error.detail, time=now)
-        )
-        for stream in error.streams:
-            await self._sink.push(GapDetected(stream=stream, reason="malformed step", missed=1, time=now))
-
-    def _malformed(self, streams: tuple[StreamId, ...], detail: str) -> _MalformedStepError:
-        # At once, in whichever thread this is: the next step must not be joined to what is pending.
-        for stream in streams:
-            self._pending[stream] = None
-        return _MalformedStepError(streams, detail)
-
-    def begin_attempt(self) -> int:
-        self._failed_attempts = 1 if self.delivered else self._failed_attempts + 1
-        return self._failed_attempts
-
-    async def lose(self, reason: str, retry_sec: float) -> None:
-        now = self._now()
-        self._is_lost = True
-        await self._sink.push(SourceLost(source=self._name, error=reason, retry_sec=retry_sec, time=now))
-        for stream, pending in self._pending.items():
-            # A stream whose episode has ended has lost nothing: sessions of whole episodes stay whole.
-            if pending is not None:
-                await self._sink.push(GapDetected(stream=stream, reason=f"source lost: {reason}", time=now))
-        self._pending.clear()
-
-    async def regain(self) -> None:
-        if self.delivered and self._is_lost:
-            self._is_lost = False
-            attempts, self._failed_attempts = self._failed_attempts, 0
-            await self._sink.push(SourceRegained(source=self._name, attempts=attempts, time=self._now()))
-
-    async def push_all(self, items: list[Transition | _MalformedStepError]) -> None:
+    async def handle_all(self, items: list[Transition | MalformedStepError]) -> None:
+        """What a thread has brought, in order."""
         waiting = deque(items)
         try:
-            await self.regain()
+            if self.delivered and self._is_lost:
+                await self._regain()
             while waiting:
                 item = waiting.popleft()
-                if isinstance(item, _MalformedStepError):
-                    await self.reject(item)
+                if isinstance(item, MalformedStepError):
+                    await self._reject(item)
                 else:
                     await self._sink.push(item)
         except BaseException:
@@ -321,25 +194,30 @@ class _Session:
             left = sum(isinstance(item, Transition) for item in waiting)
             if left:
                 with anyio.CancelScope(shield=True):
-                    await self._sink.push(TransitionsDropped(reason="cancelled", count=left, time=self._now()))
+                    await self._sink.push(TransitionsDropped(reason="cancelled", count=left, time=self.now()))
             raise
 
+    def begin_attempt(self) -> int:
+        """How many attempts in a row, with the one that begins, have delivered nothing."""
+        self._failed_attempts = 1 if self.delivered else self._failed_attempts + 1
+        return self._failed_attempts
 
-class _MalformedStepError(Exception):
-    def __init__(self, streams: tuple[StreamId, ...], detail: str) -> None:
-        super().__init__(detail)
-        self.streams = streams
-        self.detail = detail
+    async def lose(self, reason: str, retry_sec: float) -> None:
+        """The source is gone."""
+        now = self.now()
+        self._is_lost = True
+        await self._sink.push(SourceLost(source=self._name, error=reason, retry_sec=retry_sec, time=now))
+        for gap in self._aligner.interrupt(f"source lost: {reason}", now):
+            await self._sink.push(gap)
 
+    async def _regain(self) -> None:
+        self._is_lost = False
+        attempts, self._failed_attempts = self._failed_attempts, 0
+        await self._sink.push(SourceRegained(source=self._name, attempts=attempts, time=self.now()))
 
-def _check_numbers(leaf: Array) -> None:
-    if leaf.dtype == object:
-        raise ValueError("expected numbers")
-
-
-def _shorten(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+    async def _reject(self, error: MalformedStepError) -> None:
+        for event in error.events(self.now()):
+            await self._sink.push(event)
 
 
 # --- plain generators, in a worker thread --------------------------------------------------------
@@ -353,17 +231,17 @@ class _Chunk:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._items: list[Transition | _MalformedStepError] = []
+        self._items: list[Transition | MalformedStepError] = []
         self._taken = False
 
-    def add(self, item: Transition | _MalformedStepError) -> bool:
+    def add(self, item: Transition | MalformedStepError) -> bool:
         """False if the chunk has been taken away and the item was not added."""
         with self._lock:
             if not self._taken:
                 self._items.append(item)
             return not self._taken
 
-    def take(self) -> list[Transition | _MalformedStepError]:
+    def take(self) -> list[Transition | MalformedStepError]:
         with self._lock:
             self._taken = True
             return self._items
@@ -372,7 +250,7 @@ class _Chunk:
 async def _pull_from_thread(
     iterator: Iterator[Any], session: _Session, send: Callable[[Any], Awaitable[None] | None] | None
 ) -> None:
-    now = session._now
+    now = session.now
 
     def pull(chunk: _Chunk) -> bool:
         # Runs in the thread. A slow stream comes back after each step, a fast one a chunk at a time.
@@ -384,7 +262,7 @@ async def _pull_from_thread(
                 return False
             try:
                 transition, action, has_action = session.step(item)
-            except _MalformedStepError as error:
+            except MalformedStepError as error:
                 if not chunk.add(error):
                     return False
                 continue
@@ -405,7 +283,7 @@ async def _pull_from_thread(
             # A thread that is stuck in the stream cannot be stopped; it is left behind, its chunk is not.
             goes_on = await anyio.to_thread.run_sync(pull, chunk, abandon_on_cancel=True)
         finally:
-            await session.push_all(chunk.take())
+            await session.handle_all(chunk.take())
 
 
 async def _wait_for(awaitable: Awaitable[None]) -> None:

@@ -7,13 +7,13 @@ import anyio
 import numpy as np
 import pytest
 
+from optix_stream.alignment import FeedStep
 from optix_stream.batching import batch_of
 from optix_stream.boundaries import BoundaryFn, every_n_steps, on_done_signal
 from optix_stream.contracts import Policy, Producer, StreamItem, as_policy
 from optix_stream.errors import ConfigurationError
 from optix_stream.events import GapDetected, SourceLost, TransitionsDropped, TransitionsRejected
 from optix_stream.pipeline import LivePipeline, StreamPipeline
-from optix_stream.producers import FeedStep
 from optix_stream.queue import OverflowPolicy
 from optix_stream.testing import (
     FakeClock,

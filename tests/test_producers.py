@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from optix_stream.alignment import FeedStep
 from optix_stream.contracts import Decision, StreamItem
 from optix_stream.errors import ConfigurationError, SourceFailedError
 from optix_stream.events import (
@@ -24,8 +25,9 @@ from optix_stream.events import (
     TransitionsRejected,
 )
 from optix_stream.pipeline import LivePipeline
-from optix_stream.producers import ActionReceiver, DataSource, FeedProducer, FeedStep, ReconnectPolicy
+from optix_stream.producers import ActionReceiver, DataSource, FeedProducer
 from optix_stream.queue import TransitionQueue
+from optix_stream.reconnecting import ReconnectPolicy
 from optix_stream.testing import FakeClock, RecordingEvents, RecordingSink, assert_balanced, check_producer
 from optix_stream.types import StreamId, Transition, Tree
 
