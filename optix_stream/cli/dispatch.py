@@ -8,7 +8,6 @@ import traceback
 from collections.abc import Sequence
 
 from optix_stream.cli import evaluation, inspection, training
-from optix_stream.cli.loading import silence_tensorflow
 from optix_stream.cli.parsing import build_parser
 from optix_stream.errors import CheckpointError, ConfigurationError, OptixStreamError
 
@@ -30,7 +29,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments = build_parser().parse_args(argv)
         is_debug = arguments.debug
         _set_up_logging(is_debug)
-        silence_tensorflow()
         match arguments.command:
             case "train":
                 training.train(training.settings_of(arguments))

@@ -5,11 +5,14 @@ Loaded with ``importlib`` when they are asked for, because the core does without
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
 import os
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -46,10 +49,26 @@ AGENTS: Mapping[str, AgentSource] = {
 }
 
 
-def silence_tensorflow() -> None:
-    """Keep TensorFlow's C++ log off the screen, unless its level is set; it reads this once, on import."""
-    for name, value in (("TF_CPP_MIN_LOG_LEVEL", "3"), ("GRPC_VERBOSITY", "ERROR")):
-        os.environ.setdefault(name, value)
+@contextlib.contextmanager
+def silence_tensorflow() -> Iterator[None]:
+    """Keep TensorFlow's own log off the screen while it is imported, unless its level is set.
+
+    The level alone does not do: its first lines go straight to file descriptor 2, before any level applies. An
+    import that fails says so by an exception, which this does not touch.
+    """
+    if "TF_CPP_MIN_LOG_LEVEL" in os.environ:
+        yield
+        return
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with Path(os.devnull).open("wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def load_module(name: str, what: str, extra: str) -> ModuleType:
@@ -74,7 +93,8 @@ def make_agent(agent: str, observation_space: Any, action_space: Any, *, seed: i
     source = AGENTS.get(agent)
     if source is None:
         raise ConfigurationError(f"unknown agent {agent!r}: expected one of {', '.join(AGENTS)}")
-    module = load_module(source.module, f"the {agent} agent", source.extra)
+    with silence_tensorflow():
+        module = load_module(source.module, f"the {agent} agent", source.extra)
     agent_class = getattr(module, source.name)
     try:
         return agent_class.for_spaces(observation_space, action_space, seed=seed, **config)

@@ -67,26 +67,31 @@ async def run_session(session: Session) -> SessionOutcome:
     Raises:
         Exception: what made the run fail.
     """
-    failure: Exception | None = None
-    outcome: SessionOutcome | None = None
+    result: SessionOutcome | Exception = RuntimeError("the session ended without a result")
     stopper = _Stopper(session)
     with session.display:
         async with session.optimizer.events(name="display") as events, anyio.create_task_group() as tasks:
             await tasks.start(stopper.watch)
             tasks.start_soon(_refresh, session.display)
             try:
-                async with anyio.create_task_group() as followers:
-                    followers.start_soon(_follow, events, session)
-                    report = await session.optimizer.run()
-                outcome = SessionOutcome(report, await _evaluate(session, stopper))
+                report = await _run_and_follow(session, events)
+                result = SessionOutcome(report, await _evaluate(session, stopper))
             except Exception as error:
                 # Carried past the task group, which would wrap it.
-                failure = error
+                result = error
             tasks.cancel_scope.cancel()
-    if failure is not None:
-        raise failure
-    assert outcome is not None
-    return outcome
+    if isinstance(result, Exception):
+        raise result
+    return result
+
+
+async def _run_and_follow(session: Session, events: Subscription) -> RunReport:
+    """The run, and its last event shown."""
+    reports: list[RunReport] = []
+    async with anyio.create_task_group() as followers:
+        followers.start_soon(_follow, events, session)
+        reports.append(await session.optimizer.run())
+    return reports[0]
 
 
 async def _follow(events: Subscription, session: Session) -> None:
