@@ -1,5 +1,9 @@
 """The evaluator's keywords."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 from optix_stream_adapters.tensorflow import TFEvaluator
@@ -9,12 +13,12 @@ from optix_stream.evaluators import EpisodeReturnEvaluator
 from optix_stream.types import CompletedEpisode, EpisodeData
 
 
-def make_window(rewards, completed=()):
+def make_window(rewards: Sequence[float], completed: Sequence[tuple[float, int]] = ()) -> EpisodeData:
     length = len(rewards)
     return EpisodeData(
         np.zeros((length, 1)),
         np.zeros(length),
-        rewards,
+        np.asarray(rewards),
         np.zeros(length),
         np.zeros(length),
         [{}] * length,
@@ -24,13 +28,13 @@ def make_window(rewards, completed=()):
     )
 
 
-def test_the_default_is_the_framework_s_score():
+def test_the_default_is_the_framework_s_score() -> None:
     ours, theirs = TFEvaluator(), EpisodeReturnEvaluator()
     for window in (make_window([1.0, 3.0]), make_window([1.0], [(10.0, 5), (20.0, 7)]), make_window([1.0])):
         assert ours.score(window, {"loss": 0.5}) == theirs.score(window, {"loss": 0.5})
 
 
-def test_weights_are_scaled_to_sum_to_one():
+def test_weights_are_scaled_to_sum_to_one() -> None:
     evaluator = TFEvaluator(2.0, 1.0, 1.0, max_episode_length=100)
     scored = evaluator.score(make_window([1.0], [(10.0, 20), (20.0, 40)]), {"loss": 0.5})
     assert scored is not None
@@ -39,13 +43,13 @@ def test_weights_are_scaled_to_sum_to_one():
     assert scored.metrics["mean_return"] == 15.0
 
 
-def test_without_episodes_rewards_and_the_window_count():
+def test_without_episodes_rewards_and_the_window_count() -> None:
     scored = TFEvaluator(1.0, 1.0, 0.0).score(make_window([1.0, 3.0]), {})
     assert scored is not None
     assert scored.primary_score == pytest.approx(0.5 * 2.0 - 0.5 * 1.0)
 
 
-def test_a_function_overrides_all_of_it():
+def test_a_function_overrides_all_of_it() -> None:
     evaluator = TFEvaluator(primary_score_fn=lambda window, diagnostics: window.total_reward + diagnostics["loss"])
     scored = evaluator.score(make_window([1.0, 3.0]), {"loss": 0.5})
     assert scored is not None
@@ -53,7 +57,7 @@ def test_a_function_overrides_all_of_it():
 
 
 @pytest.mark.parametrize("weights", [(0, 0, 0), (-1, 2, 0)])
-def test_weights_that_mean_nothing_are_refused(weights):
+def test_weights_that_mean_nothing_are_refused(weights: tuple[float, float, float]) -> None:
     with pytest.raises(ConfigurationError, match="weights"):
         TFEvaluator(*weights)
     with pytest.raises(ConfigurationError, match="max_episode_length"):

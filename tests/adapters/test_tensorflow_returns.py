@@ -1,5 +1,10 @@
 """Returns and advantages against loops that are obviously right."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,29 +12,33 @@ from hypothesis import strategies as st
 from optix_stream_adapters.tensorflow.normalizers import RewardScaler, RunningMoments
 from optix_stream_adapters.tensorflow.returns import discounted_returns, find_segments, generalized_advantages
 
-from optix_stream.types import EpisodeData
+from optix_stream.types import EpisodeData, FloatArray
+
+Row: TypeAlias = tuple[int, float, bool, bool, bool]
+"""Stream, reward, terminated, truncated, gap."""
 
 
-def make_window(rows):
-    """Rows of (stream, reward, terminated, truncated, gap)."""
+def make_window(rows: Sequence[Row]) -> EpisodeData:
     streams, rewards, terminated, truncated, gaps = zip(*rows, strict=True)
     length = len(rows)
     return EpisodeData(
         observations=np.zeros((length, 1), np.float32),
         actions=np.zeros(length, np.int64),
-        rewards=rewards,
-        terminated=terminated,
-        truncated=truncated,
+        rewards=np.asarray(rewards),
+        terminated=np.asarray(terminated),
+        truncated=np.asarray(truncated),
         infos=[{}] * length,
         episode_id=0,
         next_observations=np.zeros((length, 1), np.float32),
-        gaps=gaps,
-        streams=streams,
+        gaps=np.asarray(gaps),
+        streams=np.asarray(streams),
         stream_ids=("a", "b", "c"),
     )
 
 
-def slow_advantages(window, values, bootstraps, gamma, lam):
+def slow_advantages(
+    window: EpisodeData, values: FloatArray, bootstraps: FloatArray, gamma: float, lam: float
+) -> FloatArray:
     result = np.zeros(window.length)
     for t in range(window.length):
         advantage, weight, row = 0.0, 1.0, t
@@ -61,7 +70,7 @@ ROWS = st.lists(
 
 @settings(deadline=None, max_examples=150)
 @given(ROWS, st.floats(0, 1), st.floats(0, 1), st.integers(0, 2**31))
-def test_advantages_are_those_of_the_slow_reference(rows, gamma, lam, seed):
+def test_advantages_are_those_of_the_slow_reference(rows: list[Row], gamma: float, lam: float, seed: int) -> None:
     window = make_window(rows)
     values, bootstraps = np.random.default_rng(seed).normal(size=(2, window.length))
     fast = generalized_advantages(find_segments(window), window.rewards, values, bootstraps, gamma, lam)
@@ -70,7 +79,7 @@ def test_advantages_are_those_of_the_slow_reference(rows, gamma, lam, seed):
 
 @settings(deadline=None, max_examples=150)
 @given(ROWS, st.floats(0, 1), st.integers(0, 2**31))
-def test_returns_are_advantages_over_nothing(rows, gamma, seed):
+def test_returns_are_advantages_over_nothing(rows: list[Row], gamma: float, seed: int) -> None:
     window = make_window(rows)
     bootstraps = np.random.default_rng(seed).normal(size=window.length)
     fast = discounted_returns(find_segments(window), window.rewards, bootstraps, gamma)
@@ -80,7 +89,7 @@ def test_returns_are_advantages_over_nothing(rows, gamma, seed):
     )
 
 
-def test_a_hand_made_window():
+def test_a_hand_made_window() -> None:
     window = make_window(
         [
             (0, 1.0, False, False, False),
@@ -97,8 +106,8 @@ def test_a_hand_made_window():
 
 @settings(deadline=None, max_examples=80)
 @given(ROWS, st.floats(0, 1), st.integers(0, 39))
-def test_reward_scaling_does_not_depend_on_where_windows_are_cut(rows, gamma, cut):
-    def gathered(parts):
+def test_reward_scaling_does_not_depend_on_where_windows_are_cut(rows: list[Row], gamma: float, cut: int) -> None:
+    def gathered(parts: Sequence[Sequence[Row]]) -> RewardScaler:
         scaler = RewardScaler()
         for part in parts:
             window = make_window(part)
@@ -121,7 +130,7 @@ def test_reward_scaling_does_not_depend_on_where_windows_are_cut(rows, gamma, cu
 
 @settings(deadline=None, max_examples=50)
 @given(st.lists(st.integers(1, 20), min_size=1, max_size=5), st.integers(0, 2**31))
-def test_moments_merge_exactly(sizes, seed):
+def test_moments_merge_exactly(sizes: list[int], seed: int) -> None:
     rng = np.random.default_rng(seed)
     batches = [rng.normal(3.0, 2.0, size=(size, 2)) for size in sizes]
     moments = RunningMoments(2)

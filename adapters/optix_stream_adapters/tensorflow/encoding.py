@@ -10,7 +10,7 @@ import numpy as np
 from gymnasium import spaces
 
 from optix_stream.errors import ConfigurationError, TransitionMismatchError
-from optix_stream.trees import describe
+from optix_stream.trees import describe, tree_length
 from optix_stream.types import Array, Tree
 
 _Write: TypeAlias = Callable[[Tree, Array], None]
@@ -41,17 +41,13 @@ class ObservationEncoder:
         Raises:
             TransitionMismatchError: the observations are not of this space.
         """
-        if self._is_box and observations.dtype == np.float32 and observations.ndim == 2:
-            if observations.shape[1] == self.size:
-                return observations  # type: ignore[no-any-return]
-            raise self._mismatch(observations)
-        leaf = observations
-        while isinstance(leaf, dict | tuple):
-            leaf = next(iter(leaf.values())) if isinstance(leaf, dict) else leaf[0]
-        result = np.zeros((len(leaf), self.size), np.float32)
         try:
+            if self._is_box and isinstance(observations, np.ndarray) and observations.shape[1:] == (self.size,):
+                # Most are: nothing to do where the dtype is right already.
+                return observations.astype(np.float32, copy=False)
+            result = np.zeros((tree_length(observations), self.size), np.float32)
             self._write(observations, result)
-        except (ValueError, KeyError, TypeError, IndexError) as error:
+        except (ValueError, KeyError, TypeError, IndexError, StopIteration) as error:
             raise self._mismatch(observations) from error
         return result
 
