@@ -28,10 +28,13 @@ from optix_stream.contracts import (
     Verdict,
 )
 from optix_stream.controller import LoopController
+from optix_stream.deadlines import ActDeadline, Fallback
+from optix_stream.delayed_rewards import DelayedReward, DelayedRewards
 from optix_stream.evaluators import EpisodeReturnEvaluator
 from optix_stream.events import (
     CheckpointFailed,
     CheckpointSaved,
+    DeadlineMissed,
     Degraded,
     Event,
     GapDetected,
@@ -55,10 +58,11 @@ from optix_stream.events import (
     WindowLearned,
     WindowScored,
 )
+from optix_stream.feed_session import FeedAction, FeedOptions, FeedSession
 from optix_stream.judges import ThresholdJudge
 from optix_stream.optimizers import BackoffOptimizer, PBTOptimizer
 from optix_stream.pipeline import LivePipeline, StreamPipeline
-from optix_stream.producers import ActionReceiver, DataSource, FeedProducer
+from optix_stream.producers import ActionReceiver, DataSource, FeedProducer, StreamAnswerer
 from optix_stream.queue import OverflowPolicy, TransitionQueue
 from optix_stream.reconnecting import ReconnectPolicy
 from optix_stream.rl_optimizer import RLOptimizer
@@ -79,6 +83,7 @@ from optix_stream.types import (
 __version__ = "0.1.0"
 
 __all__ = [
+    "ActDeadline",
     "ActionReceiver",
     "BackoffOptimizer",
     "BackoffScheduler",
@@ -93,13 +98,20 @@ __all__ = [
     "Clock",
     "CompletedEpisode",
     "DataSource",
+    "DeadlineMissed",
     "Decision",
     "Degraded",
+    "DelayedReward",
+    "DelayedRewards",
     "EpisodeData",
     "EpisodeReturnEvaluator",
     "EvalMetrics",
     "Event",
+    "Fallback",
+    "FeedAction",
+    "FeedOptions",
     "FeedProducer",
+    "FeedSession",
     "FeedStep",
     "GapDetected",
     "HyperparamSet",
@@ -130,6 +142,7 @@ __all__ = [
     "SourceRegained",
     "StateChanged",
     "Statistics",
+    "StreamAnswerer",
     "StreamPipeline",
     "SubscriberFailed",
     "SubscriberLagging",

@@ -235,6 +235,23 @@ class TransitionsRejected(Event):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class DeadlineMissed(Event):
+    """An action was not the policy's, because that would have come too late.
+
+    Attributes:
+        stream: whose observation it was.
+        reason: which limit, in words.
+        age_sec: of the observation when the fallback was executed.
+        is_held: nothing was executed at all.
+    """
+
+    stream: StreamId
+    reason: str
+    age_sec: float = field(compare=False)
+    is_held: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class SubscriberLagging(Event):
     """A subscriber was too slow for its buffer and missed this many events."""
 
@@ -251,5 +268,5 @@ class SubscriberFailed(Event):
     error: str
 
 
-StreamEvent: TypeAlias = GapDetected | SourceLost | SourceRegained | TransitionsRejected
+StreamEvent: TypeAlias = GapDetected | SourceLost | SourceRegained | TransitionsRejected | DeadlineMissed
 """Events that a producer pushes into its stream, in order with the transitions."""

@@ -27,6 +27,7 @@ from optix_stream.contracts import (
 )
 from optix_stream.errors import TransitionMismatchError
 from optix_stream.events import GapDetected, TransitionsDropped, TransitionsRejected
+from optix_stream.feed_session import FeedOptions
 from optix_stream.ledger import Ledger
 from optix_stream.producers import DataSource, FeedProducer
 from optix_stream.queue import OverflowPolicy, TransitionQueue
@@ -258,6 +259,7 @@ class LivePipeline(StreamPipeline):
         clock: the run's clock.
         name: names the source in events.
         seed: of the reconnect jitter.
+        options: reward function, delayed rewards, deadlines.
     """
 
     every_n_steps = staticmethod(every_n_steps)
@@ -277,6 +279,7 @@ class LivePipeline(StreamPipeline):
         clock: Clock | None = None,
         name: str | None = None,
         seed: int | None = None,
+        options: FeedOptions | None = None,
     ) -> None:
         boundary = episode_boundary_fn if episode_boundary_fn is not None else on_done_signal()
         super().__init__(boundary=boundary, capacity=buffer_size, overflow=overflow, lockstep=False, clock=clock)
@@ -288,6 +291,7 @@ class LivePipeline(StreamPipeline):
             name=name,
             reconnect=policy if reconnect_on_disconnect else None,
             seed=seed,
+            options=options,
         )
 
     @property

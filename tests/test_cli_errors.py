@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -52,11 +53,11 @@ def test_an_unknown_environment_and_the_names_close_to_it(tmp_path: Path, capsys
 def test_an_action_space_that_no_agent_supports(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import gymnasium
 
-    class Several(gymnasium.Env):  # type: ignore[type-arg]
+    class Several(gymnasium.Env[Any, Any]):
         observation_space = gymnasium.spaces.Box(-1.0, 1.0, (2,))
         action_space = gymnasium.spaces.MultiDiscrete([2, 3])
 
-    gymnasium.register("Several-v0", Several)
+    gymnasium.register("Several-v0", lambda **_: Several())
     try:
         line = refusal(capsys, "train", "Several-v0", "--checkpoint-dir", str(tmp_path))
     finally:

@@ -120,14 +120,18 @@ def pairs(items: Sequence[StreamItem]) -> list[tuple[StreamId, float, float]]:
 
 MALFORMED: dict[str, Callable[[StreamId], Any]] = {
     "not a step": lambda stream: "nonsense",
+    "text of five letters": lambda stream: "wrong",
     "too short": lambda stream: (1, 2),
     "reward is NaN": lambda stream: (np.array([0.5]), float("nan"), False, False, None, stream),
     "reward is infinite": lambda stream: (np.array([0.5]), float("-inf"), False, False, None, stream),
     "reward is text": lambda stream: (np.array([0.5]), "much", False, False, None, stream),
     "observation is ragged": lambda stream: ([[1.0], [2.0, 3.0]], 0.0, False, False, None, stream),
+    "observation is text": lambda stream: (np.array(["1.5"]), 0.0, False, False, None, stream),
+    "observation is NaN": lambda stream: (np.array([0.5, np.nan]), 0.0, False, False, None, stream),
+    "observation is infinite": lambda stream: ([np.inf], 0.0, False, False, None, stream),
     "observation is nothing": lambda stream: (None, 0.0, False, False, None, stream),
 }
-NAMES_NO_STREAM = ("not a step", "too short")
+NAMES_NO_STREAM = ("not a step", "text of five letters", "too short")
 
 
 @st.composite
