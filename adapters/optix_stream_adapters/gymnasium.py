@@ -15,7 +15,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 
 from optix_stream.boundaries import every_n_steps
 from optix_stream.clock import Clock, SystemClock
-from optix_stream.contracts import BaseAgent, Policy, Producer, TransitionSink
+from optix_stream.contracts import BaseAgent, Policy, Producer, TransitionSink, act_one_of
 from optix_stream.errors import ConfigurationError
 from optix_stream.pipeline import StreamPipeline
 from optix_stream.trees import Column, TreeColumn, as_tree, make_column, map_tree, with_batch_axis
@@ -127,16 +127,16 @@ class GymProducer:
         """
         env = self._env
         stepper: _Stepper = (
-            _VectorStepper(env, self._seed, self._clock)
+            _VectorStepper(env, policy, self._seed, self._clock)
             if isinstance(env, VectorEnv)
-            else _SingleStepper(env, self._seed, self._clock)
+            else _SingleStepper(env, policy, self._seed, self._clock)
         )
         surplus = 0
         while True:
             wanted = max(1, self._chunk_size - surplus)
             chunk = _Chunk(wanted)
             try:
-                await anyio.to_thread.run_sync(chunk.fill, stepper, policy, abandon_on_cancel=True)
+                await anyio.to_thread.run_sync(chunk.fill, stepper, abandon_on_cancel=True)
             except BaseException:
                 chunk.is_cancelled = True
                 if chunk.has_started:
@@ -164,7 +164,7 @@ class _Chunk:
         self.has_started = False
         self.done = threading.Event()
 
-    def fill(self, stepper: _Stepper, policy: Policy) -> None:
+    def fill(self, stepper: _Stepper) -> None:
         # A visit may be cancelled before it begins. Either side writes its flag before it reads the
         # other's, so that never both believe that the other will act.
         self.has_started = True
@@ -174,7 +174,7 @@ class _Chunk:
         try:
             stepper.begin(self._size)
             while stepper.length < self._size and not self.is_cancelled:
-                stepper.step(policy, self)
+                stepper.step(self)
         finally:
             self.done.set()
 
@@ -240,35 +240,34 @@ class _Stepper:
     def _reset(self) -> Tree:
         raise NotImplementedError
 
-    def step(self, policy: Policy, chunk: _Chunk) -> None:
+    def step(self, chunk: _Chunk) -> None:
         raise NotImplementedError
 
 
 class _SingleStepper(_Stepper):
-    def __init__(self, env: gym.Env[Any, Any], seed: int | None, clock: Clock) -> None:
+    def __init__(self, env: gym.Env[Any, Any], policy: Policy, seed: int | None, clock: Clock) -> None:
         super().__init__(seed, clock, 1)
         self._env = env
+        self._act = act_one_of(policy)
 
     def _reset(self) -> Tree:
         seed, self._seed = self._seed, None
         observation, _ = self._env.reset(seed=seed)
         return as_tree(observation)
 
-    def step(self, policy: Policy, chunk: _Chunk) -> None:
+    def step(self, chunk: _Chunk) -> None:
         observation = self._observation
-        decision = policy.act(with_batch_axis(observation))
-        action = decision.actions[0]
+        action, extras = self._act(observation)
         rows = self._rows
         if rows is None:
-            extras = {name: column[0] for name, column in decision.extras.items()}
             rows = self._rows = _Rows(self._capacity, observation, action, extras)
             rows.streams[:] = 0
         index = self.length
         # Before the step, because an environment may hand out one buffer again and again.
         rows.observations.store(index, observation)
         rows.actions.store(index, action)
-        for name, column in decision.extras.items():
-            rows.extras[name].store(index, column[0])
+        for name, value in extras.items():
+            rows.extras[name].store(index, value)
         next_observation, reward, terminated, truncated, info = self._env.step(action)
         if chunk.is_cancelled:
             return
@@ -284,9 +283,10 @@ class _SingleStepper(_Stepper):
 
 
 class _VectorStepper(_Stepper):
-    def __init__(self, env: VectorEnv[Any, Any, Any], seed: int | None, clock: Clock) -> None:
+    def __init__(self, env: VectorEnv[Any, Any, Any], policy: Policy, seed: int | None, clock: Clock) -> None:
         super().__init__(seed, clock, env.num_envs)
         self._env = env
+        self._policy = policy
         self._mode = AutoresetMode(env.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP))
         self._is_resetting = np.zeros(env.num_envs, np.bool_)
 
@@ -295,9 +295,9 @@ class _VectorStepper(_Stepper):
         observations, _ = self._env.reset(seed=seed)
         return as_tree(observations)
 
-    def step(self, policy: Policy, chunk: _Chunk) -> None:
+    def step(self, chunk: _Chunk) -> None:
         observations = self._observation
-        decision = policy.act(observations)
+        decision = self._policy.act(observations)
         rows = self._rows
         if rows is None:
             first = map_tree(lambda leaf: leaf[0], observations)
