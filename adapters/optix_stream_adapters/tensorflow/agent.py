@@ -124,7 +124,7 @@ class TFAgent(BaseAgent, PolicyPublisher, Restorable):
         self._update = self._make_update()
         self._version = 0
         self._steps = 0
-        self._set_learning_rate()
+        self._set_learning_rate(hyperparams)
 
     @classmethod
     def for_spaces(
@@ -287,16 +287,16 @@ class TFAgent(BaseAgent, PolicyPublisher, Restorable):
         return self._hyperparams.copy()
 
     def set_hyperparams(self, hyperparams: HyperparamSet) -> None:
-        """Put them in force; ``learning_rate`` goes to the optimizer at once.
+        """Put them in force; ``learning_rate`` goes to the optimizer at once, unknown ones are carried.
 
         Raises:
             ConfigurationError: a ``learning_rate`` for an optimizer that has a schedule.
         """
+        self._set_learning_rate(hyperparams)
         self._hyperparams = hyperparams.copy()
-        self._set_learning_rate()
 
-    def _set_learning_rate(self) -> None:
-        rate = self._hyperparams.params.get("learning_rate")
+    def _set_learning_rate(self, hyperparams: HyperparamSet) -> None:
+        rate = hyperparams.params.get("learning_rate")
         if rate is None:
             return
         if self._has_schedule():
