@@ -9,32 +9,40 @@ producers push *into* the stream: they travel in order with the transitions arou
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any, TypeAlias
+
+import msgspec
 
 from optix_stream.types import EvalMetrics, LoopState, PolicySnapshot, RunReport, StreamId
 
+_NOT_COMPARED = frozenset({"time", "retry_sec", "age_sec", "report"})
+"""What measures time, or holds what does."""
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Event:
+
+class Event(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """Base of every event.
 
     Attributes:
         time: seconds on the run's clock.
     """
 
-    time: float = field(default=0.0, compare=False)
+    time: float = 0.0
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and all(
+            getattr(self, name) == getattr(other, name) for name in self.__struct_fields__ if name not in _NOT_COMPARED
+        )
+
+    __hash__ = None  # type: ignore[assignment]  # Some hold mappings.
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LoopStarted(Event):
+class LoopStarted(Event, frozen=True, kw_only=True, eq=False):
     """The loop runs; producers start next."""
 
     is_live: bool
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LoopStopped(Event):
+class LoopStopped(Event, frozen=True, kw_only=True, eq=False):
     """The last event of a run.
 
     Attributes:
@@ -43,11 +51,10 @@ class LoopStopped(Event):
     """
 
     reason: str
-    report: RunReport | None = field(default=None, compare=False)
+    report: RunReport | None = None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class StateChanged(Event):
+class StateChanged(Event, frozen=True, kw_only=True, eq=False):
     """The loop went from one of its four states to another."""
 
     window: int
@@ -55,8 +62,7 @@ class StateChanged(Event):
     new: LoopState
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class WindowAssembled(Event):
+class WindowAssembled(Event, frozen=True, kw_only=True, eq=False):
     """A window is complete and about to be learned from."""
 
     window: int
@@ -64,8 +70,7 @@ class WindowAssembled(Event):
     streams: int
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class WindowLearned(Event):
+class WindowLearned(Event, frozen=True, kw_only=True, eq=False):
     """``agent.learn`` took the window; ``diagnostics`` is what it said."""
 
     window: int
@@ -73,8 +78,7 @@ class WindowLearned(Event):
     diagnostics: Mapping[str, float]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class WindowScored(Event):
+class WindowScored(Event, frozen=True, kw_only=True, eq=False):
     """The window's score. ``metrics`` is None where the window holds no evidence for one.
 
     Attributes:
@@ -90,8 +94,7 @@ class WindowScored(Event):
     is_probe: bool
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Improved(Event):
+class Improved(Event, frozen=True, kw_only=True, eq=False):
     """A new best, already saved."""
 
     window: int
@@ -99,8 +102,7 @@ class Improved(Event):
     evidence: str
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PlateauReached(Event):
+class PlateauReached(Event, frozen=True, kw_only=True, eq=False):
     """Gains are small: the loop is COOLING, and tuning backs off."""
 
     window: int
@@ -108,23 +110,20 @@ class PlateauReached(Event):
     evidence: str
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class WentDormant(Event):
+class WentDormant(Event, frozen=True, kw_only=True, eq=False):
     """Trained: the score no longer improves. A pausable run stops."""
 
     window: int
     evidence: str
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class WatchdogStarted(Event):
+class WatchdogStarted(Event, frozen=True, kw_only=True, eq=False):
     """A live run went on after its plateau and now watches for degradation."""
 
     window: int
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Degraded(Event):
+class Degraded(Event, frozen=True, kw_only=True, eq=False):
     """The score fell below what the best policy earned."""
 
     window: int
@@ -132,16 +131,14 @@ class Degraded(Event):
     evidence: str
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RolledBack(Event):
+class RolledBack(Event, frozen=True, kw_only=True, eq=False):
     """Weights, optimizer state and hyperparameters of the best snapshot are back in force."""
 
     window: int
     snapshot: PolicySnapshot
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class HyperparamsChanged(Event):
+class HyperparamsChanged(Event, frozen=True, kw_only=True, eq=False):
     """The tuner changed hyperparameters."""
 
     window: int
@@ -149,24 +146,21 @@ class HyperparamsChanged(Event):
     new: Mapping[str, Any]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class CheckpointSaved(Event):
+class CheckpointSaved(Event, frozen=True, kw_only=True, eq=False):
     """A snapshot is on disk."""
 
     window: int
     snapshot: PolicySnapshot
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class CheckpointFailed(Event):
+class CheckpointFailed(Event, frozen=True, kw_only=True, eq=False):
     """A snapshot could not be written or restored; learning goes on with the ones before it."""
 
     window: int
     error: str
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LearningFailed(Event):
+class LearningFailed(Event, frozen=True, kw_only=True, eq=False):
     """``agent.learn`` raised; the weights are as before the call and the window was given up.
 
     Attributes:
@@ -179,25 +173,22 @@ class LearningFailed(Event):
     error: str
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SourceLost(Event):
+class SourceLost(Event, frozen=True, kw_only=True, eq=False):
     """A source ended or failed; ``retry_sec`` until the next attempt, None if there is none."""
 
     source: str
     error: str
-    retry_sec: float | None = field(compare=False)
+    retry_sec: float | None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SourceRegained(Event):
+class SourceRegained(Event, frozen=True, kw_only=True, eq=False):
     """A source that was lost delivers again, after so many attempts."""
 
     source: str
     attempts: int
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class GapDetected(Event):
+class GapDetected(Event, frozen=True, kw_only=True, eq=False):
     """The stream is not continuous here; no return, advantage or window crosses this point.
 
     Attributes:
@@ -211,8 +202,7 @@ class GapDetected(Event):
     missed: int | None = None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TransitionsDropped(Event):
+class TransitionsDropped(Event, frozen=True, kw_only=True, eq=False):
     """Transitions that had arrived were given up.
 
     Attributes:
@@ -224,8 +214,7 @@ class TransitionsDropped(Event):
     stream: StreamId | None = None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TransitionsRejected(Event):
+class TransitionsRejected(Event, frozen=True, kw_only=True, eq=False):
     """Transitions that arrived were refused as unfit; ``detail`` names expected and got."""
 
     stream: StreamId
@@ -234,8 +223,7 @@ class TransitionsRejected(Event):
     count: int = 1
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DeadlineMissed(Event):
+class DeadlineMissed(Event, frozen=True, kw_only=True, eq=False):
     """An action was not the policy's, because that would have come too late.
 
     Attributes:
@@ -247,20 +235,18 @@ class DeadlineMissed(Event):
 
     stream: StreamId
     reason: str
-    age_sec: float = field(compare=False)
+    age_sec: float
     is_held: bool
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SubscriberLagging(Event):
+class SubscriberLagging(Event, frozen=True, kw_only=True, eq=False):
     """A subscriber was too slow for its buffer and missed this many events."""
 
     subscriber: str
     missed: int
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SubscriberFailed(Event):
+class SubscriberFailed(Event, frozen=True, kw_only=True, eq=False):
     """A hook raised; the loop is untouched, the traceback is in the log."""
 
     subscriber: str
