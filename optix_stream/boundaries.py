@@ -9,9 +9,9 @@ which is what makes batches cheap.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
+import msgspec
 import numpy as np
 
 from optix_stream.errors import ConfigurationError
@@ -47,9 +47,9 @@ class BatchBoundary(ABC):
         """
 
 
-@dataclass(frozen=True)
 class _EveryNSteps(BatchBoundary):
-    n: int
+    def __init__(self, n: int) -> None:
+        self.n = n
 
     def __call__(self, step_count: int, elapsed_sec: float, transition: Transition, /) -> bool:
         return step_count >= self.n
@@ -59,9 +59,9 @@ class _EveryNSteps(BatchBoundary):
         return end if end < len(batch) else None
 
 
-@dataclass(frozen=True)
 class _EveryNSeconds(BatchBoundary):
-    seconds: float
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
 
     def __call__(self, step_count: int, elapsed_sec: float, transition: Transition, /) -> bool:
         return elapsed_sec >= self.seconds
@@ -70,7 +70,6 @@ class _EveryNSeconds(BatchBoundary):
         return _first_true(elapsed_sec[start:] >= self.seconds, start)
 
 
-@dataclass(frozen=True)
 class _OnDoneSignal(BatchBoundary):
     def __call__(self, step_count: int, elapsed_sec: float, transition: Transition, /) -> bool:
         return transition.terminated or transition.truncated
@@ -79,16 +78,14 @@ class _OnDoneSignal(BatchBoundary):
         return _first_true(np.logical_or(batch.terminated[start:], batch.truncated[start:]), start)
 
 
-@dataclass(frozen=True, slots=True)
-class _AnyOf:
+class _AnyOf(msgspec.Struct, frozen=True):
     boundaries: tuple[BoundaryFn, ...]
 
     def __call__(self, step_count: int, elapsed_sec: float, transition: Transition, /) -> bool:
         return any(boundary(step_count, elapsed_sec, transition) for boundary in self.boundaries)
 
 
-@dataclass(frozen=True, slots=True)
-class _AllOf:
+class _AllOf(msgspec.Struct, frozen=True):
     boundaries: tuple[BoundaryFn, ...]
 
     def __call__(self, step_count: int, elapsed_sec: float, transition: Transition, /) -> bool:

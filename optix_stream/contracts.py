@@ -11,7 +11,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Protocol, TypeAlias
 
@@ -215,8 +214,7 @@ class Outcome(Enum):
     DEGRADED = "degraded"
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(msgspec.Struct, frozen=True):
     """A decision and why it was made.
 
     Attributes:
@@ -227,7 +225,7 @@ class Verdict:
 
     outcome: Outcome
     evidence: str
-    facts: Mapping[str, float] = field(default_factory=dict)
+    facts: Mapping[str, float] = {}
 
 
 class Judge(Protocol):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
 import anyio
 import anyio.to_thread
+import msgspec
 import numpy as np
 
 from optix_stream.contracts import Policy, act_one_of
@@ -26,8 +26,7 @@ class Fallback(Enum):
     """Repeat the stream's last action; hold where there is none."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ActDeadline:
+class ActDeadline(msgspec.Struct, frozen=True, kw_only=True):
     """When an action is too late.
 
     Attributes:
@@ -52,8 +51,7 @@ class ActDeadline:
                 raise ConfigurationError(f"{name}: expected more than 0 seconds, got {value}")
 
 
-@dataclass(frozen=True, slots=True)
-class Execution:
+class Execution(msgspec.Struct, frozen=True, eq=False):
     """What is executed on an observation.
 
     Attributes:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from dataclasses import dataclass
 from typing import Literal, NamedTuple
+
+import msgspec
 
 from optix_stream.contracts import StreamItem
 from optix_stream.errors import ConfigurationError
@@ -27,8 +28,7 @@ class DelayedReward(NamedTuple):
     stream: StreamId | None = None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DelayedRewards:
+class DelayedRewards(msgspec.Struct, frozen=True, kw_only=True):
     """How long to wait for rewards, and what to do without them.
 
     Attributes:

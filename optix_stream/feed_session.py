@@ -9,10 +9,10 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
 import anyio
+import msgspec
 
 from optix_stream.alignment import Aligner, RewardFn, UnusableStepError
 from optix_stream.clock import Clock
@@ -45,8 +45,7 @@ Answer: TypeAlias = Callable[[FeedAction], Awaitable[None] | None]
 """Sends an action back to the source."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FeedOptions:
+class FeedOptions(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """How the steps of a feed become transitions.
 
     Attributes:

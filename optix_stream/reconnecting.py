@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+
+import msgspec
 
 from optix_stream.errors import ConfigurationError
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ReconnectPolicy:
+class ReconnectPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """Capped exponential backoff with jitter.
 
     Attributes:

@@ -106,8 +106,7 @@ class TransitionBatch(msgspec.Struct, eq=False, gc=False):
         return len(self.rewards)
 
 
-@dataclass(frozen=True, slots=True)
-class CompletedEpisode:
+class CompletedEpisode(msgspec.Struct, frozen=True):
     """An episode that ended inside a window.
 
     Attributes:
@@ -269,8 +268,7 @@ class PolicySnapshot:
     timestamp: float = field(default_factory=_time.time, compare=False)
 
 
-@dataclass(frozen=True, slots=True)
-class Statistics:
+class Statistics(msgspec.Struct, frozen=True):
     """Where every transition is. ``received = learned + held + dropped + rejected``, exactly, always.
 
     Attributes:
@@ -302,8 +300,7 @@ class Statistics:
         return self.received == self.learned + self.held + sum(self.dropped.values()) + sum(self.rejected.values())
 
 
-@dataclass(frozen=True, slots=True)
-class RunReport:
+class RunReport(msgspec.Struct, frozen=True):
     """How a run ended.
 
     Attributes:

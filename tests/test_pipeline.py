@@ -233,8 +233,8 @@ async def test_a_pipeline_can_be_opened_again_and_keeps_its_promises() -> None:
 
 
 def test_the_original_names_of_the_boundaries_still_work() -> None:
-    assert LivePipeline.every_n_steps(3) == every_n_steps(3)
-    assert LivePipeline.on_done_signal() == on_done_signal()
+    assert LivePipeline.every_n_steps is every_n_steps
+    assert LivePipeline.on_done_signal is on_done_signal
 
 
 def test_a_buffer_that_cannot_work_is_refused_at_once() -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -72,8 +73,8 @@ def test_held_is_the_sum_of_where_transitions_wait() -> None:
     statistics = Statistics(10, 1, 2, 3, 4, {}, {})
     assert statistics.held == 9
     assert statistics.is_balanced
-    assert not dataclasses.replace(statistics, received=11).is_balanced
-    assert dataclasses.replace(statistics, received=15, dropped={"a": 2}, rejected={"b": 3}).is_balanced
+    assert not msgspec.structs.replace(statistics, received=11).is_balanced
+    assert msgspec.structs.replace(statistics, received=15, dropped={"a": 2}, rejected={"b": 3}).is_balanced
 
 
 def test_there_are_four_states() -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-import statistics
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+
+import msgspec
+import numpy as np
 
 from optix_stream.contracts import BaseOptimizer
 from optix_stream.errors import ConfigurationError
@@ -86,7 +87,7 @@ class BackoffOptimizer(BaseOptimizer):
             self._probe = None
             self._turn += 1
             return new
-        variance = statistics.pvariance(self._scores)
+        variance = float(np.var(self._scores))
         name = names[self._turn % len(names)]
         if self._high_variance_threshold is not None and variance > self._high_variance_threshold:
             logger.info("skipped tuning %s: score variance %.3g is above the threshold", name, variance)
@@ -115,13 +116,13 @@ class BackoffOptimizer(BaseOptimizer):
         delta = max(alpha * move.step_scale * self._perturbation_scale * abs(value), self._min_delta)
         if clip(value + move.direction * delta, self._bounds[name]) == value:
             move.direction = -move.direction  # At a bound there is only one way to go.
-        base_score = statistics.fmean(self._scores)
+        base_score = float(np.mean(self._scores))
         self._scores.clear()
         probed = clip(value + move.direction * delta, self._bounds[name])
         return _Probe(name, value, probed, move.direction * delta, base_score)
 
     def _commit(self, probe: _Probe) -> float:
-        gain = statistics.fmean(self._scores) - probe.base_score
+        gain = float(np.mean(self._scores)) - probe.base_score
         self._scores.clear()
         move = self._moves.setdefault(probe.name, _Move())  # A plateau may have cleared it meanwhile.
         if abs(gain / probe.delta) <= self._gradient_threshold:
@@ -133,16 +134,14 @@ class BackoffOptimizer(BaseOptimizer):
         return clip(probe.origin - probe.delta, self._bounds[probe.name])
 
 
-@dataclass(slots=True)
-class _Move:
+class _Move(msgspec.Struct):
     """What is remembered of a parameter: where it last went well, and how large its steps still are."""
 
     direction: float = 1.0
     step_scale: float = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class _Probe:
+class _Probe(msgspec.Struct, frozen=True):
     name: str
     origin: float
     value: float
