@@ -34,7 +34,7 @@ class FeedStep(NamedTuple):
         terminated: the episode ended by itself.
         truncated: the episode was cut off.
         info: whatever else there is to say.
-        stream: which trajectory this belongs to, where one feed carries several.
+        stream: which trajectory this belongs to, where one feed carries several; None: its only one.
         sequence: number of this step in its stream, one more than that of the step before it;
             shows what was lost, doubled or swapped on the way. None: the feed does not count.
         time: the source's own event time in seconds; None: that of arrival.
@@ -45,7 +45,7 @@ class FeedStep(NamedTuple):
     terminated: bool
     truncated: bool
     info: dict[str, Any] | None = None
-    stream: StreamId = 0
+    stream: StreamId | None = None
     sequence: int | None = None
     time: float | None = None
 
@@ -95,12 +95,17 @@ class Aligner:
     Args:
         reward_fn: computes the rewards that the feed does not carry.
         delayed_rewards: the rewards come later, on their own.
-
-    Raises:
-        ConfigurationError: both are given.
+        stream: names the stream of steps that name none.
     """
 
-    def __init__(self, *, reward_fn: RewardFn | None = None, delayed_rewards: DelayedRewards | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        reward_fn: RewardFn | None = None,
+        delayed_rewards: DelayedRewards | None = None,
+        stream: StreamId = 0,
+    ) -> None:
+        self._stream = stream
         self._pending: dict[StreamId, _Pending | None] = {}
         self._sequences: dict[StreamId, int] = {}
         self._decisions = 0
@@ -116,10 +121,10 @@ class Aligner:
             UnusableStepError: a step that cannot be used; the stream goes on.
         """
         if type(item) is DelayedReward:
-            return self._take_reward(item, now), item.stream or 0, None
+            return self._take_reward(item, now), self._name(item.stream), None
         sequence: int | None = None
         time: float | None = None
-        stream: StreamId = 0
+        stream: StreamId = self._stream
         try:
             size = len(item) if isinstance(item, _SEQUENCES) else 0
             if size == 5:
@@ -127,7 +132,8 @@ class Aligner:
             elif size == 6:
                 observation, reward, terminated, truncated, info, stream = item
             elif type(item) is FeedStep:
-                observation, reward, terminated, truncated, info, stream, sequence, time = item
+                observation, reward, terminated, truncated, info, named, sequence, time = item
+                stream = self._stream if named is None else named
             else:
                 raise ValueError(size)
         except (TypeError, ValueError):
@@ -198,16 +204,21 @@ class Aligner:
 
     def malformed(self, detail: str, stream: StreamId | None = None) -> UnusableStepError:
         """What a message that cannot be read does to its stream, or, where it names none, to all of them."""
-        streams = (tuple(self._pending) or (0,)) if stream is None else (stream,)
+        streams = (tuple(self._pending) or (self._stream,)) if stream is None else (stream,)
         # At once, in whichever thread this is: the next step must not be joined to what is pending.
         for name in streams:
             self._forget(self._pending.get(name))
             self._pending[name] = None
         return UnusableStepError(streams, "malformed", detail)
 
+    def _name(self, stream: StreamId | None) -> StreamId:
+        return self._stream if stream is None else stream
+
     def _take_reward(self, message: DelayedReward, now: float) -> tuple[StreamItem, ...]:
         if self._join is None:
-            raise UnusableStepError((message.stream or 0,), "unexpected reward", "delayed_rewards are not configured")
+            raise UnusableStepError(
+                (self._name(message.stream),), "unexpected reward", "delayed_rewards are not configured"
+            )
         return self._join.join(message, now)
 
     def _reward(self, stream: StreamId, pending: _Pending, reward: Any, observation: Tree) -> float:

@@ -72,16 +72,23 @@ class FeedSession:
         clock: stamps them.
         name: names the source in events.
         options: how steps become transitions.
+        stream: names the stream of steps that name none.
     """
 
     def __init__(
-        self, policy: Policy, sink: TransitionSink, clock: Clock, name: str, options: FeedOptions | None = None
+        self,
+        policy: Policy,
+        sink: TransitionSink,
+        clock: Clock,
+        name: str,
+        options: FeedOptions | None = None,
+        stream: StreamId = 0,
     ) -> None:
         options = options if options is not None else FeedOptions()
         self.delivered = False
         """Whether the present attempt has brought anything."""
         self.now = clock.now
-        self.aligner = Aligner(reward_fn=options.reward_fn, delayed_rewards=options.delayed_rewards)
+        self.aligner = Aligner(reward_fn=options.reward_fn, delayed_rewards=options.delayed_rewards, stream=stream)
         self._act = act_one_of(policy)
         self._punctual = PunctualActor(policy, options.deadline) if options.deadline is not None else None
         self._clock = clock
@@ -105,6 +112,10 @@ class FeedSession:
             return completed, None
         action, extras = self._act(observation)
         return completed, FeedAction(action, stream, self.aligner.decide(stream, observation, action, extras, now))
+
+    async def reject(self, detail: str, stream: StreamId | None = None) -> None:
+        """A message that could not be read; ``stream`` is whose it was, None where it does not say."""
+        await self.push_all(self.aligner.malformed(detail, stream).events(self.now()))
 
     async def handle(self, item: Any, answer: Answer | None, arrived: float | None = None) -> None:
         """One step, from its arrival to the transition in the sink.
