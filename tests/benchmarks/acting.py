@@ -22,12 +22,12 @@ import anyio
 import gymnasium
 import keras
 import numpy as np
+from optix_stream_adapters.gymnasium import BatchPipeline
+from optix_stream_adapters.tensorflow import TFAgent
 
 from optix_stream import HyperparamSet, RLOptimizer
 from optix_stream.contracts import act_one_of
 from optix_stream.testing import NullAgent
-from optix_stream_adapters.gymnasium import BatchPipeline
-from optix_stream_adapters.tensorflow import TFAgent
 
 ACT_BAR = 100.0
 STEP_BAR = 0.5

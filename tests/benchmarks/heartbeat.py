@@ -21,11 +21,11 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import gymnasium
 import numpy as np
+from optix_stream_adapters.gymnasium import BatchPipeline
+from optix_stream_adapters.tensorflow import PPOAgent
 
 from optix_stream import BaseAgent, EpisodeData, RLOptimizer
 from optix_stream.testing import NullAgent
-from optix_stream_adapters.gymnasium import BatchPipeline
-from optix_stream_adapters.tensorflow import PPOAgent
 
 PERIOD_SEC = 0.01
 BAR_SEC = 0.05
