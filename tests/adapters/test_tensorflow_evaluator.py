@@ -10,6 +10,7 @@ from optix_stream_adapters.tensorflow import TFEvaluator
 
 from optix_stream.errors import ConfigurationError
 from optix_stream.evaluators import EpisodeReturnEvaluator
+from optix_stream.testing import check_evaluator
 from optix_stream.types import CompletedEpisode, EpisodeData
 
 
@@ -62,3 +63,9 @@ def test_weights_that_mean_nothing_are_refused(weights: tuple[float, float, floa
         TFEvaluator(*weights)
     with pytest.raises(ConfigurationError, match="max_episode_length"):
         TFEvaluator(max_episode_length=0)
+
+
+@pytest.mark.parametrize("weights", [(1.0, 0.0, 0.0), (2.0, 1.0, 0.5)])
+def test_conforms(weights: tuple[float, float, float]) -> None:
+    windows = [make_window([1.0, 3.0]), make_window([1.0], [(10.0, 5), (20.0, 7)])]
+    check_evaluator(lambda: TFEvaluator(*weights), windows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -16,6 +17,7 @@ from optix_stream_adapters.tensorflow.activations import ACTIVATIONS
 from optix_stream_adapters.tensorflow.forward import ModelForward
 
 from optix_stream.errors import ConfigurationError
+from optix_stream.testing import make_window
 from optix_stream.types import HyperparamSet
 
 NAMES = sorted(function.__name__ for function in ACTIVATIONS)
@@ -84,6 +86,55 @@ def time_distributed() -> Any:
     return keras.Sequential([keras.Input((2, 3)), dense(2), keras.layers.Flatten()])
 
 
+def other_activation() -> Any:
+    return keras.Sequential([keras.Input((4,)), dense(8, "hard_sigmoid"), dense(2)])
+
+
+def mixed_precision() -> Any:
+    half = keras.layers.Dense(8, dtype="mixed_float16", kernel_initializer="zeros")
+    return keras.Sequential([keras.Input((4,)), half, dense(2)])
+
+
+def nested() -> Any:
+    inputs = keras.Input((4,))
+    return keras.Model(inputs, dense(2)(make_stack(units=3)(inputs)))
+
+
+def of_a_shared_layer() -> Any:
+    """Its last layer was first used elsewhere."""
+    last = dense(2)
+    with_skip_inputs = keras.Input((4,))
+    keras.Model(with_skip_inputs, last(with_skip_inputs))
+    inputs = keras.Input((4,))
+    return keras.Model(inputs, last(dense(4, "tanh", 1)(inputs)))
+
+
+class Wrapped(keras.Model):  # type: ignore[misc]
+    """Calls its layers in an order that the layers do not tell."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.second, self.first = dense(2), dense(4, "tanh", 1)
+
+    def call(self, inputs: Any) -> Any:
+        return self.second(self.first(inputs))
+
+
+def subclass() -> Any:
+    inputs = keras.Input((4,))
+    return keras.Model(inputs, Wrapped()(inputs))
+
+
+class Negated(keras.Sequential):  # type: ignore[misc]
+    def call(self, inputs: Any, training: Any = None, mask: Any = None, **kwargs: Any) -> Any:
+        outputs: Any = super().call(inputs)
+        return -outputs
+
+
+def subclass_of_a_stack() -> Any:
+    return Negated([keras.Input((4,)), dense(2)])
+
+
 @pytest.mark.parametrize(
     ("make", "is_fast"),
     [
@@ -94,6 +145,12 @@ def time_distributed() -> Any:
         (convolution, False),
         (normalised, False),
         (time_distributed, False),
+        (other_activation, False),
+        (mixed_precision, False),
+        (nested, False),
+        (of_a_shared_layer, False),
+        (subclass, False),
+        (subclass_of_a_stack, False),
     ],
 )
 def test_a_plain_stack_is_numpy_and_anything_else_a_graph(make: Callable[[], Any], is_fast: bool) -> None:
@@ -185,12 +242,58 @@ def test_a_gaussian_keeps_the_raw_action_and_executes_a_clipped_one() -> None:
     np.testing.assert_allclose(head.sampler(None)(mean).actions, [[0.0, 1.0]])
 
 
+def test_an_action_without_recorded_raw_form_is_taken_back_to_the_network_s_units() -> None:
+    head = GaussianHead(np.asarray([[-2.0, 0.0]]), np.asarray([[2.0, 1.0]]), np.float32)
+    window = make_window([0.0, 0.0])
+    actions = np.asarray([[[-2.0, 0.5]], [[1.0, 1.0]]])
+    np.testing.assert_allclose(head.learnable(dataclasses.replace(window, actions=actions)), [[-1.0, 0.0], [0.5, 1.0]])
+
+
+def test_unbounded_dimensions_are_neither_scaled_nor_clipped() -> None:
+    head = GaussianHead(np.asarray([-np.inf, -4.0, 1.0]), np.asarray([np.inf, np.inf, 3.0]), np.float64)
+    decision = head.sampler(None)(np.asarray([[50.0, 7.0, 0.5], [-50.0, -7.0, -9.0]], np.float32))
+    np.testing.assert_allclose(decision.actions, [[50.0, 7.0, 2.5], [-50.0, -4.0, 1.0]])
+    assert decision.actions.dtype == np.float64
+
+
+@pytest.mark.parametrize("choices", [2, 31, 200], ids=["two", "many", "more than are worth a loop"])
+def test_a_single_choice_is_sampled_as_one_of_many(choices: int) -> None:
+    logits = np.random.default_rng(0).normal(0.0, 30.0, (1, choices)).astype(np.float32)
+    single, many = (CategoricalHead(choices).sampler(np.random.default_rng(1)) for _ in range(2))
+    ones = [single(logits) for _ in range(200)]
+    together = many(np.repeat(logits, 200, axis=0))
+    np.testing.assert_array_equal(np.concatenate([one.actions for one in ones]), together.actions)
+    for one, log_prob in zip(ones, together.extras["log_prob"], strict=True):
+        np.testing.assert_allclose(one.extras["log_prob"], [log_prob], rtol=1e-4, atol=1e-5)
+        assert one.actions.dtype == together.actions.dtype
+        assert one.extras["log_prob"].dtype == together.extras["log_prob"].dtype
+
+
+def two_outputs() -> Any:
+    inputs = keras.Input((4,))
+    return keras.Model(inputs, [dense(2)(inputs), dense(2)(inputs)])
+
+
+def two_inputs() -> Any:
+    inputs = [keras.Input((4,)), keras.Input((4,))]
+    return keras.Model(inputs, dense(2)(keras.layers.Add()(inputs)))
+
+
+def called_subclass() -> Any:
+    model = Wrapped()
+    model(np.zeros((1, 4), np.float32))
+    return model
+
+
 @pytest.mark.parametrize(
     ("model", "message"),
     [
         (lambda: keras.Sequential([keras.layers.Dense(2)]), "expected a built model"),
         (lambda: keras.Sequential([keras.Input((None, 3)), keras.layers.Dense(2)]), "one input of known shape"),
         (lambda: keras.Sequential([keras.Input((2, 3)), keras.layers.Dense(2)]), "one output"),
+        (two_outputs, r"expected one output \[N, units\], got \["),
+        (two_inputs, r"expected one input of known shape, got \["),
+        (called_subclass, r"expected a Sequential or functional model, got Wrapped"),
     ],
 )
 def test_a_model_that_cannot_work_is_refused(model: Callable[[], Any], message: str) -> None:

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from optix_stream_adapters.tensorflow.normalizers import RewardScaler, RunningMoments
+from optix_stream_adapters.tensorflow.normalizers import ObservationNormalizer, RewardScaler, RunningMoments
 from optix_stream_adapters.tensorflow.returns import discounted_returns, find_segments, generalized_advantages
 
+from optix_stream import testing
 from optix_stream.types import EpisodeData, FloatArray
 
 Row: TypeAlias = tuple[int, float, bool, bool, bool]
@@ -89,6 +90,13 @@ def test_returns_are_advantages_over_nothing(rows: list[Row], gamma: float, seed
     )
 
 
+def test_an_empty_window_has_none() -> None:
+    none = np.zeros(0)
+    segments = find_segments(testing.make_window([]))
+    assert discounted_returns(segments, none, none, 0.9).shape == (0,)
+    assert generalized_advantages(segments, none, none, none, 0.9, 0.9).shape == (0,)
+
+
 def test_a_hand_made_window() -> None:
     window = make_window(
         [
@@ -139,3 +147,31 @@ def test_moments_merge_exactly(sizes: list[int], seed: int) -> None:
     together = np.concatenate(batches)
     np.testing.assert_allclose(moments.mean, together.mean(axis=0))
     np.testing.assert_allclose(moments.variance, together.var(axis=0), atol=1e-12)
+
+
+def test_no_rows_change_no_moments() -> None:
+    moments = RunningMoments(2)
+    moments.update(np.zeros((0, 2)))
+    assert (float(moments.count), moments.mean.tolist(), moments.variance.tolist()) == (0.0, [0.0, 0.0], [1.0, 1.0])
+
+
+def test_normalised_observations_are_standard_and_clipped() -> None:
+    normalizer = ObservationNormalizer(2)
+    rows = np.random.default_rng(0).normal([5.0, -1.0], [3.0, 0.1], (500, 2)).astype(np.float32)
+    np.testing.assert_array_equal(normalizer.freeze()(rows), rows)
+    normalizer.update(rows)
+    normalize = normalizer.freeze()
+    standard = normalize(rows)
+    np.testing.assert_allclose(standard.mean(axis=0), 0.0, atol=1e-4)
+    np.testing.assert_allclose(standard.std(axis=0), 1.0, atol=1e-3)
+    assert standard.dtype == np.float32
+    np.testing.assert_array_equal(normalize(np.asarray([[1e9, -1e9]], np.float32)), [[10.0, -10.0]])
+    normalizer.update(100.0 * rows)
+    np.testing.assert_array_equal(normalize(rows), standard, "a frozen one stays as it is")
+
+
+def test_scaled_rewards_are_clipped_and_keep_their_sign() -> None:
+    window = make_window([(0, reward, True, False, False) for reward in [1.0, -1.0] * 500 + [1e6]])
+    scaled = RewardScaler().scale(window, find_segments(window), 0.9)
+    assert scaled[-1] == 10.0
+    assert (np.sign(scaled) == np.sign(window.rewards)).all()

@@ -31,7 +31,8 @@ class ModelForward:
         model: a built Keras model with one input and one output, ``[N, …]`` to ``[N, units]``.
 
     Raises:
-        ConfigurationError: the model is not built, or has several inputs or outputs.
+        ConfigurationError: the model is not built, has several inputs or outputs, or does not know
+            their shapes.
 
     Attributes:
         input_shape: of one row.
@@ -42,7 +43,13 @@ class ModelForward:
     def __init__(self, model: Any) -> None:
         if not model.built:
             raise ConfigurationError("model: expected a built model (give it an Input layer), got one without weights")
-        shape, output = model.input_shape, model.output_shape
+        try:
+            shape, output = model.input_shape, model.output_shape
+        except AttributeError as error:
+            raise ConfigurationError(
+                f"model: expected a Sequential or functional model, got {type(model).__name__}, whose shapes "
+                "are not known; wrap it: keras.Model(inputs, model(inputs))"
+            ) from error
         if not isinstance(shape, tuple) or not shape or isinstance(shape[0], tuple) or None in shape[1:]:
             raise ConfigurationError(f"model: expected one input of known shape, got {shape}")
         if not isinstance(output, tuple) or len(output) != 2 or output[1] is None:
@@ -195,13 +202,10 @@ def _chain(model: Any) -> list[Any] | None:
     layers: list[Any] = list(model.layers)
     previous: Any = None
     for layer in layers:
-        # A layer that is used twice has no single input: then this is no chain.
-        try:
-            if previous is not None and layer.input is not previous:
-                return None
-            previous = layer.output
-        except (AttributeError, ValueError):
+        # Both are those of its first use: what uses a layer twice does not end where this ends.
+        if previous is not None and layer.input is not previous:
             return None
+        previous = layer.output
     return layers if previous is model.output else None
 
 
