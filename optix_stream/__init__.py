@@ -30,6 +30,7 @@ from optix_stream.contracts import (
 from optix_stream.controller import LoopController
 from optix_stream.deadlines import ActDeadline, Fallback
 from optix_stream.delayed_rewards import DelayedReward, DelayedRewards
+from optix_stream.errors import ActingFailedError
 from optix_stream.evaluators import EpisodeReturnEvaluator
 from optix_stream.events import (
     CheckpointFailed,
@@ -84,6 +85,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ActDeadline",
+    "ActingFailedError",
     "ActionReceiver",
     "BackoffOptimizer",
     "BackoffScheduler",

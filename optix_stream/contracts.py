@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from enum import Enum
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import msgspec
 import numpy as np
@@ -96,6 +96,7 @@ class TransitionSink(Protocol):
         ...
 
 
+@runtime_checkable
 class Producer(Protocol):
     """What runs a source: an environment, a socket, a replay."""
 

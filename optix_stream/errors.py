@@ -8,6 +8,7 @@
     ├── TransitionMismatchError     a transition does not fit the columns of its stream
     ├── QueueClosedError            pushed to a queue that was closed
     ├── QueueFullError              push_nowait on a full queue whose overflow policy is "block"
+    ├── ActingFailedError           the policy raised
     ├── SourceFailedError           a source failed too often in a row
     ├── LearningFailedError         agent.learn failed too often in a row
     ├── CheckpointError             a checkpoint is missing, damaged or cannot be written
@@ -69,6 +70,18 @@ class QueueFullError(OptixStreamError):
     def __init__(self, capacity: int) -> None:
         super().__init__(f"the queue holds its capacity of {capacity} transitions")
         self.capacity = capacity
+
+
+class ActingFailedError(OptixStreamError):
+    """The policy raised when it was asked for an action; the cause is chained.
+
+    Attributes:
+        source: name of the source that asked.
+    """
+
+    def __init__(self, source: str, cause: BaseException) -> None:
+        super().__init__(f"the policy failed to act for source {source!r}: {cause!r}")
+        self.source = source
 
 
 class SourceFailedError(OptixStreamError):

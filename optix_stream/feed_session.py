@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import anyio
@@ -19,7 +19,7 @@ from optix_stream.clock import Clock
 from optix_stream.contracts import Policy, StreamItem, TransitionSink, act_one_of
 from optix_stream.deadlines import ActDeadline, PunctualActor
 from optix_stream.delayed_rewards import DelayedRewards
-from optix_stream.errors import ConfigurationError, SourceFailedError
+from optix_stream.errors import ActingFailedError, ConfigurationError, QueueClosedError, SourceFailedError
 from optix_stream.events import DeadlineMissed, SourceLost, SourceRegained, TransitionsDropped
 from optix_stream.reconnecting import ReconnectPolicy
 from optix_stream.types import StreamId, Transition, Tree
@@ -110,7 +110,7 @@ class FeedSession:
         self.delivered = True
         if observation is None:
             return completed, None
-        action, extras = self._act(observation)
+        action, extras = self._decide(observation)
         return completed, FeedAction(action, stream, self.aligner.decide(stream, observation, action, extras, now))
 
     async def reject(self, detail: str, stream: StreamId | None = None) -> None:
@@ -138,7 +138,7 @@ class FeedSession:
             if observation is None:
                 pass
             elif self._punctual is None:
-                action, extras = self._act(observation)
+                action, extras = self._decide(observation)
                 decision_id = self.aligner.decide(stream, observation, action, extras, now)
                 if answer is not None:
                     sending = answer(FeedAction(action, stream, decision_id))
@@ -156,10 +156,19 @@ class FeedSession:
             elif completed:
                 await self.push_all(completed)
 
+    def _decide(self, observation: Tree) -> tuple[Any, Mapping[str, Any]]:
+        try:
+            return self._act(observation)
+        except Exception as error:
+            raise ActingFailedError(self._name, error) from error
+
     async def _act_in_time(
         self, actor: PunctualActor, stream: StreamId, observation: Tree, answer: Answer | None, arrived: float
     ) -> tuple[StreamItem, ...]:
-        execution = await actor.act(observation, stream, self.now() - arrived)
+        try:
+            execution = await actor.act(observation, stream, self.now() - arrived)
+        except Exception as error:
+            raise ActingFailedError(self._name, error) from error
         now = self.now()
         events: tuple[StreamItem, ...] = ()
         if execution.missed is not None:
@@ -212,6 +221,7 @@ class FeedSession:
 
         Raises:
             SourceFailedError: too many attempts in a row delivered nothing.
+            ActingFailedError: the policy raised.
             ConfigurationError: the source cannot work as it is.
             Exception: what the source raised, where there is no reconnecting.
         """
@@ -221,7 +231,7 @@ class FeedSession:
             error: Exception | None = None
             try:
                 await attempt()
-            except ConfigurationError:
+            except (ConfigurationError, ActingFailedError, QueueClosedError):
                 raise  # Trying again would not mend it.
             except Exception as caught:
                 if reconnect is None:
@@ -251,6 +261,11 @@ class FeedSession:
         self.delivered = False
         lost = SourceLost(source=self._name, error=reason, retry_sec=retry_sec, time=now)
         await self.push_all((lost, *self.aligner.interrupt(f"source lost: {reason}", now)))
+
+    async def end(self, reason: str) -> None:
+        """The source is gone for good."""
+        await self.lose(reason, None)
+        await self.push_all(self.aligner.finish(self.now()))
 
     async def _regain(self) -> None:
         self._is_lost = False

@@ -25,7 +25,7 @@ from optix_stream.contracts import (
     TransitionSink,
     WindowSource,
 )
-from optix_stream.errors import TransitionMismatchError
+from optix_stream.errors import ConfigurationError, TransitionMismatchError
 from optix_stream.events import GapDetected, TransitionsDropped, TransitionsRejected
 from optix_stream.feed_session import FeedOptions
 from optix_stream.ledger import Ledger
@@ -249,7 +249,8 @@ class LivePipeline(StreamPipeline):
     can be paused without harm may say ``overflow="block"``.
 
     Args:
-        data_source: yields ``(observation, reward, terminated, truncated, info)``, see ``producers``.
+        data_source: yields ``(observation, reward, terminated, truncated, info)``, see ``alignment``; or a
+            producer, or several, which bring the settings of their connections themselves.
         agent: may be given as in the original system; must be the controller's agent then.
         episode_boundary_fn: where windows end; by default with each episode.
         buffer_size: transitions that the queue may hold.
@@ -268,7 +269,7 @@ class LivePipeline(StreamPipeline):
 
     def __init__(
         self,
-        data_source: DataSource,
+        data_source: DataSource | Producer | Sequence[Producer],
         agent: BaseAgent | None = None,
         episode_boundary_fn: BoundaryFn | None = None,
         buffer_size: int = 1000,
@@ -284,14 +285,26 @@ class LivePipeline(StreamPipeline):
         boundary = episode_boundary_fn if episode_boundary_fn is not None else on_done_signal()
         super().__init__(boundary=boundary, capacity=buffer_size, overflow=overflow, lockstep=False, clock=clock)
         self.agent = agent
+        ready = data_source if isinstance(data_source, Sequence) else [data_source]
+        self._producers: list[Producer] = [source for source in ready if isinstance(source, Producer)]
+        if self._producers:
+            given = {"reconnect": reconnect, "name": name, "seed": seed, "options": options}
+            surplus = [key for key, value in given.items() if value is not None]
+            if surplus or len(self._producers) < len(ready):
+                raise ConfigurationError(
+                    f"data_source: expected only producers, which have their own {surplus or 'kind'}"
+                )
+            return
         policy = reconnect if reconnect is not None else ReconnectPolicy()
-        self._producer = FeedProducer(
-            data_source,
-            clock=self.clock,
-            name=name,
-            reconnect=policy if reconnect_on_disconnect else None,
-            seed=seed,
-            options=options,
+        self._producers.append(
+            FeedProducer(
+                cast("DataSource", data_source),
+                clock=self.clock,
+                name=name,
+                reconnect=policy if reconnect_on_disconnect else None,
+                seed=seed,
+                options=options,
+            )
         )
 
     @property
@@ -299,4 +312,4 @@ class LivePipeline(StreamPipeline):
         return True
 
     def producers(self) -> Sequence[Producer]:
-        return [self._producer]
+        return self._producers

@@ -1,0 +1,224 @@
+"""One websocket connection, whichever side opened it: drained, decoded, acted on, answered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import msgspec
+from websockets.asyncio.connection import Connection
+from websockets.exceptions import ConnectionClosed, ConnectionClosedOK
+
+from optix_stream.clock import Clock
+from optix_stream.errors import ConfigurationError
+from optix_stream.events import TransitionsDropped
+from optix_stream.feed_session import Answer, FeedAction, FeedSession
+from optix_stream_adapters.websockets.inbox import Inbox
+from optix_stream_adapters.websockets.recording import Recorder
+
+_MESSAGES_BETWEEN_CHECKPOINTS = 64
+
+
+class ConnectionOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What is asked of a connection.
+
+    Attributes:
+        max_message_bytes: a longer one closes the connection (1009).
+        inbox_messages: how many may wait while a full queue or a slow peer holds up their handling.
+        idle_timeout_sec: a connection that brings nothing for this long is taken for dead; None: never.
+        open_timeout_sec: for connecting, the handshake included.
+        ping_interval_sec: of the keepalive, and how long its answer may take; None: none is sent.
+        max_malformed: messages in a row that cannot be read before the connection is given up as broken.
+        compression: ``deflate``, or None, which is faster and cannot be used to send bombs.
+
+    Raises:
+        ConfigurationError: a number that is not above 0.
+    """
+
+    max_message_bytes: int = 2**20
+    inbox_messages: int = 4096
+    idle_timeout_sec: float | None = None
+    open_timeout_sec: float = 10.0
+    ping_interval_sec: float | None = 20.0
+    max_malformed: int = 1000
+    compression: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in self.__struct_fields__:
+            value = getattr(self, name)
+            if isinstance(value, int | float) and not value > 0:
+                raise ConfigurationError(f"{name}: expected more than 0, got {value}")
+
+    def keywords(self) -> dict[str, Any]:
+        """For ``connect`` and ``serve``."""
+        return {
+            "max_size": self.max_message_bytes,
+            "open_timeout": self.open_timeout_sec,
+            "ping_interval": self.ping_interval_sec,
+            "ping_timeout": self.ping_interval_sec,
+            "compression": self.compression,
+            "close_timeout": 1.0,
+        }
+
+
+class SourceSilentError(Exception):
+    """Nothing arrived for too long."""
+
+
+class TooManyMalformedError(Exception):
+    """Message after message could not be read."""
+
+
+Decode = Callable[[bytes], Any]
+Encode = Callable[[FeedAction], str | bytes]
+
+
+CONNECTION_ERRORS = (ConnectionClosed, SourceSilentError, TooManyMalformedError, OSError)
+"""What ends a connection and nothing else."""
+
+
+class Conversation:
+    """Runs one connection from its first message to its end.
+
+    Args:
+        socket: the connection, open.
+        session: takes the steps.
+        decode: reads a message.
+        encode: writes an action; None: none is sent.
+        options: limits.
+        clock: stamps arrivals.
+        recorder: writes down what arrives.
+        stream: names the connection's stream, and goes before the names of its streams; None where there is but
+            one connection.
+    """
+
+    def __init__(
+        self,
+        socket: Connection,
+        session: FeedSession,
+        decode: Decode,
+        encode: Encode | None,
+        options: ConnectionOptions,
+        clock: Clock,
+        recorder: Recorder | None = None,
+        stream: str | None = None,
+    ) -> None:
+        self._socket = socket
+        self._session = session
+        self._decode = decode
+        self._encode = encode
+        self._options = options
+        self._clock = clock
+        self._recorder = recorder
+        self._stream = stream
+        self._inbox = Inbox(options.inbox_messages)
+        self._malformed = 0
+        self._last_arrival = clock.now()
+
+    async def run(self) -> None:
+        """Until the connection ends by itself.
+
+        Raises:
+            Exception: what ended it otherwise.
+        """
+        answer: Answer | None = self._send if self._encode is not None else None
+        error: Exception | None = None
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._drain)
+            if self._options.idle_timeout_sec is not None:
+                tasks.start_soon(self._watch, self._options.idle_timeout_sec)
+            try:
+                while await self._inbox.wait():
+                    await self._handle_all(answer)
+            except Exception as raised:
+                # Carried past the task group, which would wrap it.
+                error = raised
+            tasks.cancel_scope.cancel()
+        if error is None or isinstance(error, ConnectionClosedOK):
+            return
+        if not isinstance(error, ConnectionClosed):
+            # Cut, not closed: the other side is silent or does not keep to what was agreed, and would not answer.
+            self._socket.transport.abort()
+        raise error
+
+    async def _drain(self) -> None:
+        """Read whatever comes, always: who does not read does not answer a ping either."""
+        recv, put, now = self._socket.recv, self._inbox.put, self._clock.now
+        recorder, count = self._recorder, 0
+        try:
+            while True:
+                message = await recv(decode=False)
+                self._last_arrival = arrived = now()
+                if recorder is not None:
+                    recorder.add(arrived, self._stream, message)
+                put(message, arrived)
+                count += 1
+                if count % _MESSAGES_BETWEEN_CHECKPOINTS == 0:
+                    # Messages that are already there are read without a pause.
+                    await anyio.lowlevel.checkpoint()
+        except ConnectionClosed as error:
+            self._inbox.close(error)
+
+    async def _watch(self, limit_sec: float) -> None:
+        while True:
+            left = self._last_arrival + limit_sec - self._clock.now()
+            if left <= 0:
+                self._inbox.close(SourceSilentError(f"nothing arrived for {limit_sec:g} s"))
+                return
+            await self._clock.sleep(left)
+
+    async def _handle_all(self, answer: Answer | None) -> None:
+        count = 0
+        while (entry := self._inbox.pop()) is not None:
+            arrived, message = entry
+            await self._handle(message, arrived, answer)
+            count += 1
+            if count % _MESSAGES_BETWEEN_CHECKPOINTS == 0:
+                await anyio.lowlevel.checkpoint()
+        lost = self._inbox.take_lost()
+        if lost:
+            now = self._clock.now()
+            reason = "inbox overflow"
+            dropped = TransitionsDropped(reason=reason, count=lost, time=now)
+            await self._session.push_all((dropped, *self._session.aligner.interrupt(reason, now)))
+
+    async def _handle(self, message: bytes, arrived: float, answer: Answer | None) -> None:
+        try:
+            decoded = self._decode(message)
+        except Exception as error:
+            # Whatever a decoder makes of what a stranger sends: it is told, counted, and harms nobody else.
+            self._malformed += 1
+            await self._session.reject(f"{type(error).__name__}: {error}; message {_sample(message)}")
+            if self._malformed >= self._options.max_malformed:
+                raise TooManyMalformedError(f"{self._malformed} messages in a row could not be read") from error
+            return
+        self._malformed = 0
+        if decoded is None:
+            return
+        if type(decoded) is list:
+            for step in decoded:
+                await self._session.handle(self._named(step), answer, arrived)
+        else:
+            await self._session.handle(self._named(decoded), answer, arrived)
+
+    def _named(self, step: Any) -> Any:
+        """Streams of one connection do not meet those of another that has the same names."""
+        stream = getattr(step, "stream", None)
+        if self._stream is None or stream is None:
+            return step
+        return step._replace(stream=f"{self._stream}/{stream}")
+
+    async def _send(self, action: FeedAction) -> None:
+        assert self._encode is not None
+        stream = action.stream
+        if self._stream is not None and isinstance(stream, str):
+            # The other side knows nothing of the name that its connection has here.
+            action = action._replace(stream=stream.removeprefix(f"{self._stream}/"))
+        await self._socket.send(self._encode(action))
+
+
+def _sample(message: bytes) -> str:
+    text = repr(message[:60])
+    return text if len(message) <= 60 else f"{text}… of {len(message)} bytes"
