@@ -85,7 +85,9 @@ async def run_loop(agent: BaseAgent, windows: int) -> None:
 
 def report(name: str, late: list[float]) -> float:
     p50, p99, worst = (float(np.quantile(late, q)) for q in (0.5, 0.99, 1.0))
-    print(f"{name:<24} p50 {p50 * 1e3:7.2f} ms   p99 {p99 * 1e3:7.2f} ms   worst {worst * 1e3:7.2f} ms   {len(late)} ticks")
+    print(
+        f"{name:<20} p50 {p50 * 1e3:6.2f} ms   p99 {p99 * 1e3:6.2f} ms   max {worst * 1e3:6.2f} ms   {len(late)} ticks"
+    )
     return p99
 
 
