@@ -10,6 +10,7 @@ import pytest
 import optix_stream
 import optix_stream.optimizers
 import optix_stream.testing
+from optix_stream import events
 
 MODULES = [optix_stream, optix_stream.optimizers, optix_stream.testing]
 
@@ -36,9 +37,7 @@ def test_the_list_of_exports_is_exact(module: ModuleType) -> None:
 
 def test_every_event_is_exported() -> None:
     defined = {
-        name
-        for name, value in vars(optix_stream.events).items()
-        if inspect.isclass(value) and issubclass(value, optix_stream.Event)
+        name for name, value in vars(events).items() if inspect.isclass(value) and issubclass(value, optix_stream.Event)
     }
     assert defined <= set(optix_stream.__all__)
 

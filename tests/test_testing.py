@@ -309,11 +309,14 @@ def counter() -> Callable[[EpisodeData], float]:
     return lambda window: float(next(count))
 
 
+SHARED_COUNTER = counter()
+
+
 @pytest.mark.parametrize(
     ("make", "text"),
     [
         (lambda: Scoring(spoil), "expected the window to be left alone, but it changed rewards"),
-        (lambda shared=counter(): Scoring(shared), "expected the same from two evaluators"),
+        (lambda: Scoring(SHARED_COUNTER), "expected the same from two evaluators"),
         (lambda: Scoring(lambda window: float("inf")), "expected a finite number, got inf"),
         (lambda: Scoring(lambda window: 0.0, window=1), "expected episode_id 0, that of the window, got 1"),
         (lambda: AlwaysBetter(lambda window: 0.0), "expected no score to be better than itself"),

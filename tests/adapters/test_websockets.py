@@ -152,12 +152,13 @@ async def test_a_lost_connection_is_a_gap_and_the_feed_goes_on() -> None:
 
 
 async def test_messages_that_cannot_be_read_are_told_with_a_sample_and_do_no_harm() -> None:
-    bad: list[str | bytes] = ["{", "[1]", json.dumps({"observation": ["a"]}), json.dumps({"observation": [1, 2]}), b"\xff\xfe", "{}"]
+    text, two = (json.dumps({"observation": observation}) for observation in (["a"], [1, 2]))
+    bad: list[str | bytes] = ["{", "[1]", text, two, b"\xff\xfe", "{}"]
 
     async def play(socket: ServerConnection) -> None:
         await socket.send(message(1.0))
-        for text in bad:
-            await socket.send(text)
+        for nonsense in bad:
+            await socket.send(nonsense)
             await socket.send(message(2.0))
             await socket.send(message(3.0))
 

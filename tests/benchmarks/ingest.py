@@ -1,8 +1,8 @@
 """Transitions a second from producer through queue and assembler to the controller.
 
 The agent does nothing, so that what is measured is the line itself: ready-made transitions one at a time and
-in batches (the bars), and, for comparison, feeds that must also be acted on and aligned. The reference is the LivePipeline
-and LoopController of tensor-optix 0.1.0 on the same feed with the same window, in the same run:
+in batches (the bars), and, for comparison, feeds that must also be acted on and aligned. The reference is the
+LivePipeline and LoopController of tensor-optix 0.1.0 on the same feed with the same window, in the same run:
 repetitions are interleaved and medians compared. The clock runs from the first window's ``learn`` to
 the last one's, so that start-up and shutdown are left out on both sides.
 
@@ -109,7 +109,9 @@ class NullOptimizer(BaseOptimizer):
 
 
 def feed_steps(count: int) -> Iterator[tuple[Any, ...]]:
-    steps = [(row, 1.0, False, False, {}) for row in np.random.default_rng(0).random((1024, 4), np.float32)]
+    steps: list[tuple[Any, ...]] = [
+        (row, 1.0, False, False, {}) for row in np.random.default_rng(0).random((1024, 4), np.float32)
+    ]
     for index in range(count):
         yield steps[index & 1023]
 
@@ -144,16 +146,22 @@ class ReadyMade(StreamPipeline):
     def producers(self) -> Sequence[Producer]:
         return [self]
 
+    @property
+    @abstractmethod
+    def name(self) -> str: ...
+
     @abstractmethod
     async def run(self, policy: Policy, sink: TransitionSink) -> None: ...
 
 
 class SingleItems(ReadyMade):
-    name = "single items"
-
     def __init__(self, count: int, window: int) -> None:
         super().__init__(window)
         self._count = count
+
+    @property
+    def name(self) -> str:
+        return "single items"
 
     async def run(self, policy: Policy, sink: TransitionSink) -> None:
         rows = list(np.random.default_rng(0).random((1024, 4), np.float32))
@@ -164,12 +172,14 @@ class SingleItems(ReadyMade):
 
 
 class Batches(ReadyMade):
-    name = "batches"
-
     def __init__(self, count: int, rows: int, window: int) -> None:
         super().__init__(window)
         self._count = count // rows
         self._rows = rows
+
+    @property
+    def name(self) -> str:
+        return "batches"
 
     async def run(self, policy: Policy, sink: TransitionSink) -> None:
         rows = self._rows
