@@ -128,6 +128,13 @@ def test_padding_to_the_largest_window_changes_nothing(tmp_path: Path) -> None:
     assert_close(weights_of(padded), weights_of(fresh))
 
 
+def test_a_fused_update_is_the_same_update() -> None:
+    plain, fused = make_agent(learning_rate=0.01), make_agent(learning_rate=0.01, jit_compile=True)
+    for window in (random_window(40), random_window(24, seed=1)):
+        assert fused.learn(window) == pytest.approx(plain.learn(window), abs=1e-4)
+    assert_close(weights_of(fused), weights_of(plain), 1e-4)
+
+
 def test_an_update_ends_when_the_policy_has_moved_too_far() -> None:
     window = random_window()
     # Without a clip worth the name, nothing else holds it back.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,12 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from optix_stream_adapters.gymnasium import BatchPipeline, evaluate_policy
+from optix_stream_adapters.gymnasium import BatchPipeline
 from optix_stream_adapters.tensorflow import PPOAgent, TFAgent
 
 from optix_stream import RLOptimizer
+from optix_stream.cli import main
 from optix_stream.events import Event, LearningFailed, LoopStopped, WindowLearned
-from optix_stream.judges import ThresholdJudge
-from optix_stream.presets import preset_for
 from optix_stream.types import Array, EpisodeData, HyperparamSet, RunReport
 
 
@@ -106,38 +106,27 @@ def test_a_window_that_breaks_learning_is_given_up_and_the_run_goes_on(tmp_path:
     assert changes == [True, True, False, True]
 
 
-def train(seed: int, directory: Path, *, window_size: int | None, max_windows: int | None) -> tuple[RunReport, float]:
-    """As the command line does by default; the report and the mean return of 20 episodes without exploration."""
-    preset = preset_for("CartPole-v1", "ppo")
-    env = gymnasium.make_vec("CartPole-v1", num_envs=preset.num_envs, vectorization_mode="sync")
-    agent = PPOAgent.for_spaces(env.single_observation_space, env.single_action_space, seed=seed, **preset.agent)
-    optimizer = RLOptimizer(
-        agent,
-        BatchPipeline(env, window_size=window_size or preset.window_size, seed=seed),
-        checkpoint_dir=directory,
-        max_episodes=max_windows,
-        plateau_threshold=preset.plateau_threshold,
-        dormant_threshold=preset.dormant_threshold,
-        judge=ThresholdJudge(smoothing=preset.smoothing, degradation_threshold=preset.degradation_threshold),
-    )
-    report = anyio.run(optimizer.run)
-    env.close()
-    policy = agent.publish_policy(deterministic=True)
-    returns = evaluate_policy(policy, gymnasium.make("CartPole-v1"), 20, seed=10_000 + seed)
-    return report, float(np.mean(returns))
+def train(capsys: pytest.CaptureFixture[str], directory: Path, seed: int, *arguments: str) -> dict[str, Any]:
+    """The report of ``optix-stream train CartPole-v1`` with the settings it has by default."""
+    options = ("--seed", str(seed), "--json", "--quiet", "--checkpoint-dir", str(directory), *arguments)
+    assert main(["train", "CartPole-v1", *options]) == 0
+    facts: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return facts
 
 
-def test_it_learns_to_balance_a_pole(tmp_path: Path) -> None:
-    report, mean = train(0, tmp_path, window_size=1024, max_windows=15)
-    assert report.transitions == 15 * 1024
+def test_it_learns_to_balance_a_pole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    facts = train(capsys, tmp_path, 0, "--window-size", "1024", "--max-steps", str(15 * 1024))
+    assert (facts["reason"], facts["transitions"]) == ("max_episodes", 15 * 1024)
     # A random policy earns 22, the best there is 500.
-    assert mean > 150.0
+    assert facts["evaluation"]["mean"] > 150.0
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_it_trains_until_nothing_more_is_to_be_gained(seed: int, tmp_path: Path) -> None:
-    report, mean = train(seed, tmp_path, window_size=None, max_windows=None)
-    assert report.reason == "dormant"
-    assert report.transitions <= 200_000
-    assert mean >= 475.0
+def test_it_trains_until_nothing_more_is_to_be_gained(
+    seed: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    facts = train(capsys, tmp_path, seed)
+    assert facts["reason"] == "dormant"
+    assert facts["transitions"] <= 200_000
+    assert facts["evaluation"]["mean"] >= 475.0
