@@ -612,8 +612,8 @@ async def test_cancelled_inside_a_step(lockstep: bool, tmp_path: Path) -> None:
     statistics = loop.statistics()
     assert statistics.is_balanced
     assert statistics.held == 0
-    # The step under way counts only if it was over before the cancellation arrived.
-    assert statistics.received in (24, 25)
+    # The steps of the chunk under way count as far as they were over before the cancellation arrived.
+    assert 24 <= statistics.received <= 30
     assert_same_rows(rows_of(agent.windows, 0), plain_rows(CountingEnv(), 0, count_action))
 
 
@@ -637,7 +637,7 @@ async def test_stopped_inside_a_step(tmp_path: Path) -> None:
     assert report.statistics.is_balanced
     assert report.statistics.held == 0
     assert report.transitions == 20
-    assert report.statistics.dropped["stopped"] in (4, 5)
+    assert 4 <= report.statistics.dropped["stopped"] <= 10
 
 
 # --- evaluation ----------------------------------------------------------------------------------
