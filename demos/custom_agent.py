@@ -99,11 +99,12 @@ class LinearAgent(BaseAgent):
         return advantages
 
 
-def features(observations: Any) -> Array:
+def features(observations: Array) -> Array:
     """1, each number, and each product of two of them: ``[T, 4]`` to ``[T, 15]``."""
-    with_one = np.column_stack([np.ones(len(observations)), observations])
+    with_one: Array = np.column_stack([np.ones(len(observations)), observations])
     rows, columns = np.triu_indices(5)
-    return with_one[:, rows] * with_one[:, columns]
+    products: Array = with_one[:, rows] * with_one[:, columns]
+    return products
 
 
 def least_squares(inputs: Array, targets: Array) -> Array:
