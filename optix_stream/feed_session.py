@@ -123,9 +123,9 @@ class FeedSession:
         Args:
             item: the step.
             answer: sends the action; None where the source wants none.
-            arrived: when it came, on the session's clock; None: now.
+            arrived: when it came, on the session's clock, which is the time of the transition; None: now.
         """
-        now = self.now()
+        now = self.now() if arrived is None else arrived
         try:
             completed, stream, observation = self.aligner.arrive(item, now)
         except UnusableStepError as error:
@@ -145,9 +145,7 @@ class FeedSession:
                     if sending is not None:
                         await sending
             else:
-                completed += await self._act_in_time(
-                    self._punctual, stream, observation, answer, now if arrived is None else arrived
-                )
+                completed += await self._act_in_time(self._punctual, stream, observation, answer, now)
         finally:
             # Last, so that nothing delays the action; and also when sending failed or was cancelled, because the
             # transition is whole and not to be lost.

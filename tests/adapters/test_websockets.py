@@ -167,7 +167,7 @@ async def test_messages_that_cannot_be_read_are_told_with_a_sample_and_do_no_har
     rejected = [event for event in sink.events if isinstance(event, TransitionsRejected)]
     assert len(rejected) == len(bad)
     assert all("message" in event.detail for event in rejected)
-    assert "float32[1]" in rejected[3].detail
+    assert "expected float32[1], got [1.0, 2.0]" in rejected[3].detail
     assert [(t.observation[0], t.next_observation[0]) for t in sink.transitions] == [(2.0, 3.0)] * len(bad)
 
 
@@ -428,11 +428,16 @@ async def test_actions_are_lists_or_numbers() -> None:
 
 
 async def test_an_inbox_that_is_full_loses_and_counts() -> None:
-    inbox = Inbox(2)
+    inbox = Inbox(2, max_bytes=100)
     for text in (b"a", b"b", b"c", b"d"):
         inbox.put(text, 1.0)
     assert [inbox.pop(), inbox.pop(), inbox.pop()] == [(1.0, b"a"), (1.0, b"b"), None]
     assert (inbox.take_lost(), inbox.take_lost()) == (2, 0)
+    inbox.put(b"x" * 200, 1.0)  # One that is too large goes in alone.
+    inbox.put(b"y", 1.0)
+    assert inbox.take_lost() == 1
+    assert await inbox.wait()
+    inbox.pop()
     inbox.close()
     assert not await inbox.wait()
 

@@ -7,7 +7,7 @@ An action goes back as ``{"action": …, "stream": …, "decision_id": …}``. A
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import msgspec
@@ -37,34 +37,35 @@ class Codec(Protocol):
         ...
 
 
-class _Message(msgspec.Struct):
-    observation: Any = None
-    reward: float | None = None
-    terminated: bool = False
-    truncated: bool = False
-    info: dict[str, Any] | None = None
-    stream: str | int | None = None
-    sequence: int | None = None
-    time: float | None = None
-    decision_id: int | None = None
-
-
 class _SpaceCodec:
     """What both formats share."""
 
     def __init__(self, observation_space: Space[Any], action_space: Space[Any]) -> None:
         if not isinstance(action_space, spaces.Discrete | spaces.Box):
             raise ConfigurationError(f"action space: expected Discrete or Box, got {action_space}")
-        self._observation_space = observation_space
-        self._is_plain_box = isinstance(observation_space, spaces.Box)
+        shape, self._convert = _reader_of(observation_space)
+        self._message_type = msgspec.defstruct(
+            "Message",
+            [
+                ("observation", shape | None, None),
+                ("reward", float | None, None),
+                ("terminated", bool, False),
+                ("truncated", bool, False),
+                ("info", dict[str, Any] | None, None),
+                ("stream", str | int | None, None),
+                ("sequence", int | None, None),
+                ("time", float | None, None),
+                ("decision_id", int | None, None),
+            ],
+        )
 
-    def _step(self, message: _Message) -> FeedStep | DelayedReward:
+    def _step(self, message: Any) -> FeedStep | DelayedReward:
         if message.observation is None:
             if message.decision_id is None or message.reward is None:
                 raise ValueError("expected an observation, or a decision_id with its reward, got neither")
             return DelayedReward(message.decision_id, message.reward, message.stream)
         return FeedStep(
-            to_space(self._observation_space, message.observation),
+            self._convert(message.observation),
             message.reward,
             message.terminated,
             message.truncated,
@@ -96,7 +97,7 @@ class JsonCodec(_SpaceCodec):
 
     def __init__(self, observation_space: Space[Any], action_space: Space[Any]) -> None:
         super().__init__(observation_space, action_space)
-        self._decoder = msgspec.json.Decoder(_Message)
+        self._decoder = msgspec.json.Decoder(self._message_type)
         self._encoder = msgspec.json.Encoder()
 
     def decode(self, message: bytes) -> FeedStep | DelayedReward:
@@ -111,7 +112,7 @@ class MessagePackCodec(_SpaceCodec):
 
     def __init__(self, observation_space: Space[Any], action_space: Space[Any]) -> None:
         super().__init__(observation_space, action_space)
-        self._decoder = msgspec.msgpack.Decoder(_Message)
+        self._decoder = msgspec.msgpack.Decoder(self._message_type)
         self._encoder = msgspec.msgpack.Encoder()
 
     def decode(self, message: bytes) -> FeedStep | DelayedReward:
@@ -121,43 +122,65 @@ class MessagePackCodec(_SpaceCodec):
         return self._encoder.encode(self._facts(action))
 
 
-def to_space(space: Space[Any], value: Any) -> Tree:
-    """``value``, as lists and numbers, as an element of ``space``.
+def _reader_of(space: Space[Any]) -> tuple[Any, Callable[[Any], Tree]]:
+    """The type of an observation in a message, and what makes an element of ``space`` of it.
 
-    Raises:
-        ValueError: it does not fit; the text says what was expected.
+    What it makes raises ValueError where the value does not fit; the text says what was expected.
     """
+    if isinstance(space, spaces.Box) and len(space.shape) == 1 and space.dtype.kind == "f":
+        return list[float], _vector_reader(space)
+    return Any, lambda value: _to_space(space, value)
+
+
+def _vector_reader(space: spaces.Box) -> Callable[[list[float]], Array]:
+    """The usual case: the message's type has made sure that these are numbers."""
+    length, dtype = space.shape[0], space.dtype
+    is_bounded = bool(space.bounded_below.any() or space.bounded_above.any())
+
+    def read(value: list[float]) -> Array:
+        if len(value) != length:
+            raise ValueError(f"observation: expected {dtype}[{length}], got {_shorten(value)}")
+        array: Array = np.array(value, dtype)
+        if is_bounded:
+            _check_bounds(space, array, value)
+        return array
+
+    return read
+
+
+def _to_space(space: Space[Any], value: Any) -> Tree:
     if isinstance(space, spaces.Dict):
         if not isinstance(value, Mapping) or value.keys() != space.spaces.keys():
             raise ValueError(f"observation: expected the keys {sorted(space.spaces)}, got {_shorten(value)}")
-        return {name: to_space(part, value[name]) for name, part in space.spaces.items()}
+        return {name: _to_space(part, value[name]) for name, part in space.spaces.items()}
     if isinstance(space, spaces.Tuple):
         if not isinstance(value, list | tuple) or len(value) != len(space.spaces):
             raise ValueError(f"observation: expected {len(space.spaces)} parts, got {_shorten(value)}")
-        return tuple(to_space(part, item) for part, item in zip(space.spaces, value, strict=True))
+        return tuple(_to_space(part, item) for part, item in zip(space.spaces, value, strict=True))
     return _to_array(space, value)
 
 
 def _to_array(space: Space[Any], value: Any) -> Array:
     try:
         array = np.array(value)
-    except ValueError:
+    except ValueError:  # Ragged.
         array = np.empty(0, object)
-    is_number = array.dtype.kind in "iuf" and not (array.dtype.kind == "f" and space.dtype.kind in "iu")  # type: ignore[union-attr]
-    if array.shape != space.shape or not (
-        is_number or (array.dtype.kind == "b" and isinstance(space, spaces.MultiBinary))
-    ):
-        raise ValueError(f"observation: expected {space.dtype}{list(space.shape or ())}, got {_shorten(value)}")
-    array = array.astype(space.dtype, copy=False)
-    # Box is by far the most frequent, and one without bounds needs no look at its values here.
+    dtype = np.dtype(space.dtype)
+    # Whole numbers may stand for floats, not the other way round; truth values only for themselves.
+    kinds = "iuf" if dtype.kind == "f" else "iub" if isinstance(space, spaces.MultiBinary) else "iu"
+    if array.shape != space.shape or array.dtype.kind not in kinds:
+        raise ValueError(f"observation: expected {dtype}{list(space.shape or ())}, got {_shorten(value)}")
+    array = array.astype(dtype, copy=False)
     if isinstance(space, spaces.Box):
-        if (space.bounded_below.any() or space.bounded_above.any()) and (
-            (array < space.low).any() or (array > space.high).any()
-        ):
-            raise ValueError(f"observation: expected values from {space.low} to {space.high}, got {_shorten(value)}")
+        _check_bounds(space, array, value)
     elif not space.contains(array if array.shape else array[()]):
         raise ValueError(f"observation: expected an element of {space}, got {_shorten(value)}")
     return array
+
+
+def _check_bounds(space: spaces.Box, array: Array, value: Any) -> None:
+    if (array < space.low).any() or (array > space.high).any():
+        raise ValueError(f"observation: expected values from {space.low} to {space.high}, got {_shorten(value)}")
 
 
 def _shorten(value: Any) -> str:

@@ -18,7 +18,7 @@ from optix_stream.feed_session import Answer, FeedAction, FeedSession
 from optix_stream_adapters.websockets.inbox import Inbox
 from optix_stream_adapters.websockets.recording import Recorder
 
-_MESSAGES_BETWEEN_CHECKPOINTS = 64
+_MESSAGES_BETWEEN_CHECKPOINTS = 128
 
 
 class ConnectionOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -27,6 +27,7 @@ class ConnectionOptions(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         max_message_bytes: a longer one closes the connection (1009).
         inbox_messages: how many may wait while a full queue or a slow peer holds up their handling.
+        inbox_bytes: how large those may be together.
         idle_timeout_sec: a connection that brings nothing for this long is taken for dead; None: never.
         open_timeout_sec: for connecting, the handshake included.
         ping_interval_sec: of the keepalive, and how long its answer may take; None: none is sent.
@@ -39,6 +40,7 @@ class ConnectionOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     max_message_bytes: int = 2**20
     inbox_messages: int = 4096
+    inbox_bytes: int = 2**24
     idle_timeout_sec: float | None = None
     open_timeout_sec: float = 10.0
     ping_interval_sec: float | None = 20.0
@@ -59,6 +61,8 @@ class ConnectionOptions(msgspec.Struct, frozen=True, kw_only=True):
             "ping_interval": self.ping_interval_sec,
             "ping_timeout": self.ping_interval_sec,
             "compression": self.compression,
+            # The inbox is what bounds: the library would stop reading, and so stop answering pings.
+            "max_queue": self.inbox_messages,
             "close_timeout": 1.0,
         }
 
@@ -113,7 +117,7 @@ class Conversation:
         self._clock = clock
         self._recorder = recorder
         self._stream = stream
-        self._inbox = Inbox(options.inbox_messages)
+        self._inbox = Inbox(options.inbox_messages, options.inbox_bytes)
         self._malformed = 0
         self._last_arrival = clock.now()
 
@@ -170,13 +174,24 @@ class Conversation:
             await self._clock.sleep(left)
 
     async def _handle_all(self, answer: Answer | None) -> None:
-        count = 0
+        handle, decode, count = self._session.handle, self._decode, 0
         while (entry := self._inbox.pop()) is not None:
             arrived, message = entry
-            await self._handle(message, arrived, answer)
             count += 1
             if count % _MESSAGES_BETWEEN_CHECKPOINTS == 0:
                 await anyio.lowlevel.checkpoint()
+            try:
+                decoded = decode(message)
+            except Exception as error:
+                # Whatever a decoder makes of what a stranger sends: it is told, counted, and harms nobody else.
+                await self._reject(message, error)
+                continue
+            self._malformed = 0
+            if type(decoded) is list:
+                for step in decoded:
+                    await handle(self._named(step), answer, arrived)
+            elif decoded is not None:
+                await handle(decoded if self._stream is None else self._named(decoded), answer, arrived)
         lost = self._inbox.take_lost()
         if lost:
             now = self._clock.now()
@@ -184,24 +199,11 @@ class Conversation:
             dropped = TransitionsDropped(reason=reason, count=lost, time=now)
             await self._session.push_all((dropped, *self._session.aligner.interrupt(reason, now)))
 
-    async def _handle(self, message: bytes, arrived: float, answer: Answer | None) -> None:
-        try:
-            decoded = self._decode(message)
-        except Exception as error:
-            # Whatever a decoder makes of what a stranger sends: it is told, counted, and harms nobody else.
-            self._malformed += 1
-            await self._session.reject(f"{type(error).__name__}: {error}; message {_sample(message)}")
-            if self._malformed >= self._options.max_malformed:
-                raise TooManyMalformedError(f"{self._malformed} messages in a row could not be read") from error
-            return
-        self._malformed = 0
-        if decoded is None:
-            return
-        if type(decoded) is list:
-            for step in decoded:
-                await self._session.handle(self._named(step), answer, arrived)
-        else:
-            await self._session.handle(self._named(decoded), answer, arrived)
+    async def _reject(self, message: bytes, error: Exception) -> None:
+        self._malformed += 1
+        await self._session.reject(f"{type(error).__name__}: {error}; message {_sample(message)}")
+        if self._malformed >= self._options.max_malformed:
+            raise TooManyMalformedError(f"{self._malformed} messages in a row could not be read") from error
 
     def _named(self, step: Any) -> Any:
         """Streams of one connection do not meet those of another that has the same names."""

@@ -15,10 +15,13 @@ class Inbox:
 
     Args:
         capacity: messages it holds.
+        max_bytes: their size together.
     """
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int, max_bytes: int) -> None:
         self._capacity = capacity
+        self._max_bytes = max_bytes
+        self._bytes = 0
         self._messages: deque[tuple[float, bytes]] = deque()
         self._arrived = anyio.Event()
         self._is_waiting = False
@@ -31,9 +34,11 @@ class Inbox:
 
     def put(self, message: bytes, arrived: float) -> None:
         """Take a message in, or count it as lost."""
-        if len(self._messages) >= self._capacity:
+        size = self._bytes + len(message)
+        if len(self._messages) >= self._capacity or (size > self._max_bytes and self._messages):
             self._lost += 1
             return
+        self._bytes = size
         self._messages.append((arrived, message))
         if self._is_waiting:
             self._arrived.set()
@@ -65,7 +70,11 @@ class Inbox:
 
     def pop(self) -> tuple[float, bytes] | None:
         """The oldest message and when it arrived; None where there is none."""
-        return self._messages.popleft() if self._messages else None
+        if not self._messages:
+            return None
+        entry = self._messages.popleft()
+        self._bytes -= len(entry[1])
+        return entry
 
     def take_lost(self) -> int:
         """Messages lost since this was last asked; they came after those that are held."""
