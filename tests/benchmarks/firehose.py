@@ -22,12 +22,12 @@ from typing import Any
 
 import numpy as np
 from gymnasium import spaces
+from optix_stream_adapters.websockets import ConnectionOptions, JsonCodec, WebSocketFeed
 from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection, serve
 
 from optix_stream import EpisodeData, LivePipeline, RLOptimizer, every_n_steps
 from optix_stream.testing import NullAgent
-from optix_stream_adapters.websockets import ConnectionOptions, JsonCodec, WebSocketFeed
 
 BAR = 0.6
 SPACE = spaces.Box(-np.inf, np.inf, (4,), np.float32)
