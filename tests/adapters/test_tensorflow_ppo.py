@@ -13,6 +13,7 @@ import tensorflow as tf
 from gymnasium import spaces
 from optix_stream_adapters.tensorflow import PPOAgent, PPOConfig
 from optix_stream_adapters.tensorflow.returns import find_segments, generalized_advantages
+from safetensors.numpy import load_file
 
 from optix_stream.errors import ConfigurationError
 from optix_stream.testing import make_window
@@ -216,6 +217,19 @@ def test_an_update_is_learned_with_the_moments_it_was_acted_with() -> None:
     assert diagnostics["approx_kl"] == pytest.approx(0.0, abs=1e-6)
     after = agent.publish_policy(deterministic=True).act(window.observations)
     assert not after.extras
+
+
+def test_every_observation_counts_once_for_the_moments(tmp_path: Path) -> None:
+    agent = make_agent(normalize_observations=True)
+    windows = [random_window(length, seed=length) for length in (10, 30, 20)]
+    for window in windows:
+        agent.learn(window)
+    agent.save_weights(str(tmp_path / "weights"))
+    tensors = load_file(tmp_path / "weights" / "tensors.safetensors")
+    rows = np.concatenate([window.observations for window in windows]).astype(np.float64)
+    assert tensors["observations/count"] == 60
+    np.testing.assert_allclose(tensors["observations/mean"], rows.mean(axis=0))
+    np.testing.assert_allclose(tensors["observations/variance"], rows.var(axis=0))
 
 
 def test_observations_of_any_shape_are_normalised() -> None:
