@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from optix_stream.batching import batch_of, batch_row
+from optix_stream.batching import batch_row
 from optix_stream.boundaries import BatchBoundary, BoundaryFn
 from optix_stream.errors import TransitionMismatchError
 from optix_stream.events import GapDetected
@@ -54,8 +54,24 @@ class WindowAssembler:
         Raises:
             TransitionMismatchError: it does not fit; nothing was added.
         """
-        windows = self.feed_batch(batch_of([transition]))
-        return windows[0] if windows else None
+        if self._columns is None:
+            self._columns = _WindowColumns(transition, 256)
+        index = self._length
+        if index == 0:
+            self._start_time = transition.time
+        if index == self._columns.capacity:
+            self._columns.grow(2 * index)
+        stream = transition.stream
+        code = self._codes.get(stream, len(self._codes))
+        self._columns.store_row(index, transition, code)
+        self._codes[stream] = code
+        self._last_row[stream] = index
+        self._length = index + 1
+        if self._length >= self._max_steps or self._boundary(
+            self._length, transition.time - self._start_time, transition
+        ):
+            return self._close()
+        return None
 
     def feed_batch(self, batch: TransitionBatch) -> list[EpisodeData]:
         """Add many transitions; return the windows that they complete, which may be several or none.
@@ -224,6 +240,22 @@ class _WindowColumns:
         self.gaps = np.zeros(capacity, np.bool_)
         self.streams = np.empty(capacity, np.int32)
         self.times = np.empty(capacity, np.float64)
+
+    def store_row(self, index: int, transition: Transition, code: int) -> None:
+        extras = transition.extras or _NOTHING
+        if extras.keys() != self.extras.keys():
+            raise TransitionMismatchError("extras", str(sorted(self.extras)), str(sorted(extras)))
+        self.observations.store(index, transition.observation)
+        self.next_observations.store(index, transition.next_observation)
+        self.actions.store(index, transition.action)
+        for name, column in self.extras.items():
+            column.store(index, extras[name])
+        self.rewards[index] = transition.reward
+        self.terminated[index] = transition.terminated
+        self.truncated[index] = transition.truncated
+        self.streams[index] = code
+        self.times[index] = transition.time
+        self.infos.append(transition.info or _NOTHING)
 
     def store_rows(
         self, index: int, batch: TransitionBatch, start: int, end: int, codes: np.ndarray[Any, np.dtype[np.int32]]

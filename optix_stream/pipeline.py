@@ -34,6 +34,9 @@ from optix_stream.queue import OverflowPolicy, TransitionQueue
 from optix_stream.reconnecting import ReconnectPolicy
 from optix_stream.types import EpisodeData, Statistics, StreamId, Transition, TransitionBatch
 
+_WORTH_A_BATCH = 16
+"""Transitions from which on stacking them first is cheaper than writing each by itself."""
+
 
 class StreamPipeline(BasePipeline):
     """Base of the pipelines that ship: any number of producers into one queue into one assembler.
@@ -204,15 +207,18 @@ class _PipelineRun:
                     self._emit(item)
 
     def _take_singles(self, transitions: list[Transition]) -> None:
-        try:
-            self._ready.extend(self._assembler.feed_batch(batch_of(transitions)))
-        except TransitionMismatchError:
-            # One of them does not fit; one at a time, it stands alone.
-            for transition in transitions:
-                try:
-                    self._add(self._assembler.feed(transition))
-                except TransitionMismatchError as error:
-                    self._reject({transition.stream: 1}, error)
+        if len(transitions) >= _WORTH_A_BATCH:
+            try:
+                self._ready.extend(self._assembler.feed_batch(batch_of(transitions)))
+            except TransitionMismatchError:
+                pass  # One of them does not fit; one at a time, it stands alone.
+            else:
+                return
+        for transition in transitions:
+            try:
+                self._add(self._assembler.feed(transition))
+            except TransitionMismatchError as error:
+                self._reject({transition.stream: 1}, error)
 
     def _take_batch(self, batch: TransitionBatch) -> None:
         try:

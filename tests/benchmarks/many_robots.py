@@ -22,7 +22,6 @@ from multiprocessing.connection import Connection as Pipe
 import numpy as np
 from gymnasium import spaces
 from optix_stream_adapters.websockets import JsonCodec, PolicyServer
-from websockets.asyncio.client import connect
 
 from optix_stream import LivePipeline, RLOptimizer, every_n_seconds
 from optix_stream.testing import NullAgent
@@ -30,34 +29,77 @@ from optix_stream.testing import NullAgent
 P99_BAR, FLATNESS_BAR = 50e-3, 1.3
 
 
+class Robot(asyncio.Protocol):
+    """A client as small as one can be, so that a single process drives hundreds: its frame is made once."""
+
+    def __init__(self, delays: list[float], period: float) -> None:
+        self._delays = delays
+        self._period = period
+        self._sent = 0.0
+        self._end = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+        self.is_open = False
+        self.is_lost = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        transport.write(
+            b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+        )
+
+    def data_received(self, data: bytes) -> None:
+        if not self.is_open:
+            assert data.startswith(b"HTTP/1.1 101"), data
+            self.is_open = True
+        elif data[0] & 0x0F == 0x01:  # A text frame: the action.
+            self._delays.append(time.perf_counter() - self._sent)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.is_lost = True
+
+    def start(self, due: float, end: float) -> None:
+        self._end = end
+        self._send(due)
+
+    def _send(self, due: float) -> None:
+        now = time.perf_counter()
+        if now >= due:
+            self._sent = now
+            self._transport.write(FRAME)
+            due += self._period
+        if due < self._end:
+            self._timer = asyncio.get_running_loop().call_later(due - now, self._send, due)
+
+
+def client_frame(text: bytes) -> bytes:
+    """A whole masked text frame; with a mask of zeros its payload stays as it is."""
+    return b"\x81" + bytes([0x80 | len(text)]) + bytes(4) + text
+
+
+FRAME = client_frame(json.dumps({"observation": [0.1, 0.2, 0.3, 0.4], "reward": 1.0}).encode())
+
+
 def run_robots(port: int, count: int, rate: float, seconds: float, pipe: Pipe) -> None:
     """Connect, send, and report each action's delay and how many connections ended early."""
     delays: list[float] = []
-    dropped = 0
 
-    async def live(number: int, start: float) -> None:
-        nonlocal dropped
-        rng = random.Random(number)
-        message = json.dumps({"observation": [0.1, 0.2, 0.3, 0.4], "reward": 1.0})
-        try:
-            async with connect(f"ws://127.0.0.1:{port}", compression=None, open_timeout=60) as socket:
-                due = start + rng.random() / rate
-                while due < start + seconds:
-                    await asyncio.sleep(max(0.0, due - time.perf_counter()))
-                    sent = time.perf_counter()
-                    await socket.send(message)
-                    await socket.recv()
-                    delays.append(time.perf_counter() - sent)
-                    due += 1 / rate
-        except Exception as error:
-            print(f"robot {number}: {error!r}")
-            dropped += 1
+    async def main() -> int:
+        loop = asyncio.get_running_loop()
+        robots = [
+            (await loop.create_connection(lambda: Robot(delays, 1 / rate), "127.0.0.1", port))[1] for _ in range(count)
+        ]
+        while not all(robot.is_open for robot in robots):
+            await asyncio.sleep(0.05)
+        pipe.send("open")
+        rng, start = random.Random(0), time.perf_counter() + 0.1
+        for robot in robots:
+            robot.start(start + rng.random() / rate, start + seconds)
+        await asyncio.sleep(seconds + 1.0)
+        return sum(robot.is_lost for robot in robots)
 
-    async def main() -> None:
-        start = time.perf_counter() + 3.0  # By then all of them are connected.
-        await asyncio.gather(*(live(number, start) for number in range(count)))
-
-    asyncio.run(main())
+    dropped = asyncio.run(main())
     pipe.send((delays, dropped))
 
 
@@ -75,7 +117,8 @@ async def serve_robots(count: int, rate: float, seconds: float) -> tuple[list[fl
         robots = context.Process(target=run_robots, args=(server.port, count, rate, seconds, theirs), daemon=True)
         robots.start()
         # Connecting is no part of what a message costs.
-        await asyncio.sleep(4.0)
+        await asyncio.to_thread(ours.recv)
+        await asyncio.sleep(1.0)
         messages, cpu = optimizer.statistics().received, time.process_time()
         await asyncio.sleep(seconds - 2.0)
         cost = (time.process_time() - cpu) / (optimizer.statistics().received - messages)

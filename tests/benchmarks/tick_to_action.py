@@ -43,8 +43,7 @@ def serve_ticks(rate: float, seconds: float, pipe: Pipe) -> None:
         back: list[float] = []
 
         async def take() -> None:
-            async for _ in socket:
-                back.append(time.perf_counter())
+            back.extend([time.perf_counter() async for _ in socket])
 
         taking = asyncio.create_task(take())
         rng = np.random.default_rng(0)
