@@ -267,6 +267,8 @@ class LivePipeline(StreamPipeline):
         name: names the source in events.
         seed: of the reconnect jitter.
         options: reward function, delayed rewards, deadlines.
+        lockstep: wait after each step until it has been dealt with, learning included: for a replay, which
+            then gives the same weights each time.
     """
 
     every_n_steps = staticmethod(every_n_steps)
@@ -287,9 +289,10 @@ class LivePipeline(StreamPipeline):
         name: str | None = None,
         seed: int | None = None,
         options: FeedOptions | None = None,
+        lockstep: bool = False,
     ) -> None:
         boundary = episode_boundary_fn if episode_boundary_fn is not None else on_done_signal()
-        super().__init__(boundary=boundary, capacity=buffer_size, overflow=overflow, lockstep=False, clock=clock)
+        super().__init__(boundary=boundary, capacity=buffer_size, overflow=overflow, lockstep=lockstep, clock=clock)
         self.agent = agent
         ready = data_source if isinstance(data_source, Sequence) else [data_source]
         self._producers: list[Producer] = [source for source in ready if isinstance(source, Producer)]

@@ -16,7 +16,6 @@ import pytest
 from gymnasium import spaces
 from optix_stream_adapters.websockets import ConnectionOptions, JsonCodec, MessagePackCodec, PolicyServer, WebSocketFeed
 from optix_stream_adapters.websockets.inbox import Inbox
-from optix_stream_adapters.websockets.recording import RecordedMessage
 from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed, InvalidStatus
@@ -27,6 +26,7 @@ from optix_stream.errors import ActingFailedError, ConfigurationError, SourceFai
 from optix_stream.events import Event, GapDetected, SourceLost, TransitionsDropped, TransitionsRejected
 from optix_stream.feed_session import FeedOptions
 from optix_stream.reconnecting import ReconnectPolicy
+from optix_stream.recording import RecordedMessage
 from optix_stream.testing import RecordingSink
 from optix_stream.types import Tree
 

@@ -38,7 +38,7 @@ class Robot(asyncio.Protocol):
         self._sent = 0.0
         self._end = 0.0
         self._timer: asyncio.TimerHandle | None = None
-        self.is_open = False
+        self.opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.is_lost = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -50,9 +50,9 @@ class Robot(asyncio.Protocol):
         )
 
     def data_received(self, data: bytes) -> None:
-        if not self.is_open:
+        if not self.opened.done():
             assert data.startswith(b"HTTP/1.1 101"), data
-            self.is_open = True
+            self.opened.set_result(None)
         elif data[0] & 0x0F == 0x01:  # A text frame: the action.
             self._delays.append(time.perf_counter() - self._sent)
 
@@ -90,8 +90,7 @@ def run_robots(port: int, count: int, rate: float, seconds: float, pipe: Pipe) -
         robots = [
             (await loop.create_connection(lambda: Robot(delays, 1 / rate), "127.0.0.1", port))[1] for _ in range(count)
         ]
-        while not all(robot.is_open for robot in robots):
-            await asyncio.sleep(0.05)
+        await asyncio.gather(*(robot.opened for robot in robots))
         pipe.send("open")
         rng, start = random.Random(0), time.perf_counter() + 0.1
         for robot in robots:

@@ -15,8 +15,8 @@ from optix_stream.clock import Clock
 from optix_stream.errors import ConfigurationError
 from optix_stream.events import TransitionsDropped
 from optix_stream.feed_session import Answer, FeedAction, FeedSession
+from optix_stream.recording import Recorder
 from optix_stream_adapters.websockets.inbox import Inbox
-from optix_stream_adapters.websockets.recording import Recorder
 
 _MESSAGES_BETWEEN_CHECKPOINTS = 128
 

@@ -17,8 +17,8 @@ from optix_stream.contracts import Policy, TransitionSink
 from optix_stream.errors import ConfigurationError
 from optix_stream.feed_session import FeedOptions, FeedSession
 from optix_stream.reconnecting import ReconnectPolicy
+from optix_stream.recording import Recorder
 from optix_stream_adapters.websockets.connection import ConnectionOptions, Conversation, Decode, Encode
-from optix_stream_adapters.websockets.recording import Recorder
 
 
 class WebSocketFeed:

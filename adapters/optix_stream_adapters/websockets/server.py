@@ -18,6 +18,7 @@ from optix_stream.clock import Clock, SystemClock
 from optix_stream.contracts import Policy, TransitionSink
 from optix_stream.errors import ConfigurationError
 from optix_stream.feed_session import FeedOptions, FeedSession
+from optix_stream.recording import Recorder
 from optix_stream_adapters.websockets.connection import (
     CONNECTION_ERRORS,
     ConnectionOptions,
@@ -25,7 +26,6 @@ from optix_stream_adapters.websockets.connection import (
     Decode,
     Encode,
 )
-from optix_stream_adapters.websockets.recording import Recorder
 
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
