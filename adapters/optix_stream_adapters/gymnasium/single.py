@@ -1,0 +1,71 @@
+"""Steps one environment."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from optix_stream.batching import batch_of
+from optix_stream.clock import Clock
+from optix_stream.contracts import Policy, act_one_of
+from optix_stream.trees import map_tree
+from optix_stream.types import Transition, TransitionBatch, Tree
+from optix_stream_adapters.gymnasium.stepper import Stepper, Visit
+
+
+class SingleStepper(Stepper):
+    """Steps one environment, which is stream 0.
+
+    Args:
+        env: reset before the first step.
+        policy: what acts.
+        seed: of the first reset.
+        clock: stamps transitions.
+    """
+
+    def __init__(self, env: gym.Env[Any, Any], policy: Policy, seed: int | None, clock: Clock) -> None:
+        self._env = env
+        self._act = act_one_of(policy)
+        self._seed = seed
+        self._now = clock.now
+        self._observation: Tree = None
+        self._held: list[Transition] = []
+
+    def step_until(self, count: int, visit: Visit) -> None:
+        held = self._held
+        if self._observation is None:
+            self._observation = self._reset()
+        while len(held) < count and not visit.is_cancelled:
+            observation = self._observation
+            action, extras = self._act(observation)
+            # Before the step, because an environment may clip it in place.
+            taken = action.copy() if isinstance(action, np.ndarray) else action
+            given, reward, terminated, truncated, info = self._env.step(action)
+            if visit.is_cancelled:
+                return
+            following = _copy(given)
+            held.append(
+                Transition(
+                    observation, taken, float(reward), following, terminated, truncated, info, 0, extras, self._now()
+                )
+            )
+            self._observation = self._reset() if terminated or truncated else following
+
+    def take(self) -> Sequence[TransitionBatch]:
+        held, self._held = self._held, []
+        return [batch_of(held)] if held else []
+
+    def _reset(self) -> Tree:
+        seed, self._seed = self._seed, None
+        observation, _ = self._env.reset(seed=seed)
+        return _copy(observation)
+
+
+def _copy(observation: Any) -> Tree:
+    """A tree of arrays of our own, because an environment may hand out one buffer again and again."""
+    if isinstance(observation, np.ndarray):
+        return observation.copy()
+    return map_tree(np.array, observation)

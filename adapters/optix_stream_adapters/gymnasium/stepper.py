@@ -1,0 +1,61 @@
+"""What steps an environment in a worker thread, and one visit there."""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+from optix_stream.types import TransitionBatch
+
+
+class Stepper(ABC):
+    """Acts in an environment and keeps what happens until it is taken."""
+
+    @abstractmethod
+    def step_until(self, count: int, visit: Visit) -> None:
+        """Step until ``count`` transitions are held or the visit is cancelled; resets where that is due.
+
+        A step during which the visit is cancelled leaves nothing behind.
+        """
+
+    @abstractmethod
+    def take(self) -> Sequence[TransitionBatch]:
+        """Hand over the transitions that are held, oldest first."""
+
+
+class Visit:
+    """One visit to the worker thread, for ``count`` transitions.
+
+    Attributes:
+        is_cancelled: set by who waits for the visit.
+        has_started: whether the thread has begun.
+        done: set when the thread is through.
+        batches: what was collected, once ``done``.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.is_cancelled = False
+        self.has_started = False
+        self.done = threading.Event()
+        self.batches: Sequence[TransitionBatch] = ()
+        self._count = count
+
+    def run(self, stepper: Stepper) -> None:
+        """Collect; called in the worker thread.
+
+        Raises:
+            Exception: what the environment or the policy raised.
+        """
+        # A visit may be cancelled before it begins. Either side writes its flag before it reads the
+        # other's, so that never both believe that the other will act.
+        self.has_started = True
+        try:
+            if self.is_cancelled:
+                return
+            try:
+                stepper.step_until(self._count, self)
+            finally:
+                self.batches = stepper.take()
+        finally:
+            self.done.set()
