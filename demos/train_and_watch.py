@@ -58,6 +58,7 @@ def main() -> RunReport:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--windows", type=int, default=Arguments.windows)
     parser.add_argument("--seed", type=int, default=Arguments.seed)
+    parser.add_argument("--quick", action="store_const", dest="windows", const=10, help="a short run")
     return asyncio.run(train(Arguments(**vars(parser.parse_args()))))
 
 

@@ -69,7 +69,8 @@ class ThresholdJudge:
             self._compare is None or self._compare(candidate, self._best)
         ):
             self._best = candidate
-            return Verdict(Outcome.IMPROVED, f"score {score:.6g} beats {best:.6g} by over {self._margin:g}", facts)
+            by = f" by more than {self._margin:g}" if self._margin else ""
+            return Verdict(Outcome.IMPROVED, f"score {score:.6g} beats {best:.6g}{by}", facts)
         if score < floor:
             self._recent.clear()
             return Verdict(
