@@ -64,9 +64,10 @@ async def test_the_pace_is_the_recorded_one_or_a_multiple_of_it(speed: float, se
     feed = ReplayFeed(
         write_csv(tmp_path / "prices.csv", 10), decode=decode_row, speed=speed, time_column="time", clock=clock
     )
+    sink = RecordingSink()
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(clock.autojump)
-        sink = await replay(feed)
+        await feed.run(as_policy(NullAgent(action=1)), sink)
         tasks.cancel_scope.cancel()
     assert clock.now() - 1000.0 == pytest.approx(seconds)
     assert [t.time for t in sink.transitions] == [101.0 + i for i in range(9)]
