@@ -2,8 +2,8 @@
 
 ``Producer``, ``Policy`` and ``TransitionSink`` are structural (``Protocol``): anything of the right
 shape fits. What a user subclasses is an abstract base class. What an agent can do *besides* the
-six methods of ``BaseAgent`` it says by inheriting ``PolicyPublisher`` or ``Restorable``, what a policy
-can do besides ``act`` by inheriting ``SingleActor``; nothing is found out by probing for attributes.
+six methods of ``BaseAgent`` it says by inheriting ``PolicyPublisher``, ``TransitionLearner``,
+``IncrementalLearner`` or ``Restorable``, what a policy can do besides ``act`` by inheriting ``SingleActor``; nothing is found out by probing for attributes.
 """
 
 from __future__ import annotations
@@ -163,6 +163,41 @@ class PolicyPublisher(ABC):
         Args:
             deterministic: the policy to evaluate or ship: no exploration.
         """
+
+
+class TransitionLearner(ABC):
+    """Mixin for an agent that learns from each transition as it arrives; its windows carry scores and decisions.
+
+    ``learn_one`` is called by the producer's thread right after the action that the transition's last observation
+    called for has been sent, so that learning never delays it; the agent acts with the weights of the moment. Every
+    transition of a window has been through ``learn_one`` when ``learn`` gets the window. Both, ``act`` and the saving
+    and loading of weights may come from different threads: the agent guards what they share by a lock, held briefly.
+    """
+
+    @abstractmethod
+    def learn_one(self, transition: Transition) -> Mapping[str, float]:
+        """Learn from one transition; return diagnostics, which may be empty.
+
+        An exception means that nothing was learned from it: it is dropped, and the stream goes on after a gap.
+        """
+
+
+class IncrementalLearner(ABC):
+    """Mixin for an agent that learns while a window fills as well as at its end.
+
+    As often as ``increment`` transitions have been gathered, ``learn_increment`` is called as ``learn`` is, in the
+    learner's thread, with those that are new. ``learn`` then gets the whole window at its end, of which the last rows
+    may be new; how many of a window it has had already, the agent counts itself.
+    """
+
+    @property
+    @abstractmethod
+    def increment(self) -> int:
+        """Transitions after which to learn, at least 1."""
+
+    @abstractmethod
+    def learn_increment(self, part: EpisodeData) -> Mapping[str, float]:
+        """Learn from the next rows of the window that is filling; the same rules as for ``learn``."""
 
 
 class Restorable(ABC):
