@@ -3,7 +3,8 @@
 ``Producer``, ``Policy`` and ``TransitionSink`` are structural (``Protocol``): anything of the right
 shape fits. What a user subclasses is an abstract base class. What an agent can do *besides* the
 six methods of ``BaseAgent`` it says by inheriting ``PolicyPublisher``, ``TransitionLearner``,
-``IncrementalLearner`` or ``Restorable``, what a policy can do besides ``act`` by inheriting ``SingleActor``; nothing is found out by probing for attributes.
+``IncrementalLearner`` or ``Restorable``, what a policy can do besides ``act`` by inheriting
+``SingleActor``; nothing is found out by probing for attributes.
 """
 
 from __future__ import annotations
