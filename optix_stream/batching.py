@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import operator
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -23,11 +25,14 @@ def batch_of(transitions: Sequence[Transition]) -> TransitionBatch:
     extras = [t.extras for t in transitions]
     names = _extra_names(extras)
     stream_ids, codes = _stream_codes([t.stream for t in transitions])
+    observations, next_observations = _stack_both(
+        [t.observation for t in transitions], [t.next_observation for t in transitions]
+    )
     return TransitionBatch(
-        observations=_stack("observation", [t.observation for t in transitions]),
+        observations=observations,
         actions=_stack("action", [t.action for t in transitions]),
         rewards=np.array([t.reward for t in transitions], np.float64),
-        next_observations=_stack("next_observation", [t.next_observation for t in transitions]),
+        next_observations=next_observations,
         terminated=_flags([t.terminated for t in transitions]),
         truncated=_flags([t.truncated for t in transitions]),
         streams=codes,
@@ -128,6 +133,14 @@ def _extra_names(extras: Sequence[Mapping[str, Any] | None]) -> Iterable[str]:
         if (given or {}).keys() != first.keys():
             raise TransitionMismatchError("extras", str(sorted(first)), str(sorted(given or {})))
     return first
+
+
+def _stack_both(observations: list[Tree], next_observations: list[Tree]) -> tuple[Tree, Tree]:
+    if all(map(operator.is_, itertools.islice(observations, 1, None), next_observations)):
+        # One unbroken stretch of one stream, the usual case: what each step saw last, the next saw first.
+        column = _stack("observation", [*observations, next_observations[-1]])
+        return map_tree(lambda leaf: leaf[:-1], column), map_tree(lambda leaf: leaf[1:], column)
+    return _stack("observation", observations), _stack("next_observation", next_observations)
 
 
 def _stack(name: str, values: Sequence[Tree]) -> Tree:

@@ -24,7 +24,7 @@ from optix_stream.types import StreamId, Transition, TransitionBatch
 
 OverflowPolicy: TypeAlias = Literal["block", "drop_oldest", "drop_newest"]
 
-_PUSHES_BETWEEN_CHECKPOINTS = 256
+_PUSHES_BETWEEN_CHECKPOINTS = 512
 
 
 class TransitionQueue:

@@ -317,7 +317,7 @@ async def test_a_fast_producer_lets_others_run() -> None:
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(other)
-        for number in range(2000):
+        for number in range(4000):
             await queue.push(make_transition(number))
         tasks.cancel_scope.cancel()
     assert turns[0] >= 5
