@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import operator
 from collections.abc import Iterable, Mapping, Sequence
@@ -138,8 +139,9 @@ def _extra_names(extras: Sequence[Mapping[str, Any] | None]) -> Iterable[str]:
 def _stack_both(observations: list[Tree], next_observations: list[Tree]) -> tuple[Tree, Tree]:
     if all(map(operator.is_, itertools.islice(observations, 1, None), next_observations)):
         # One unbroken stretch of one stream, the usual case: what each step saw last, the next saw first.
-        column = _stack("observation", [*observations, next_observations[-1]])
-        return map_tree(lambda leaf: leaf[:-1], column), map_tree(lambda leaf: leaf[1:], column)
+        with contextlib.suppress(TransitionMismatchError):  # The two columns below say which one it is.
+            column = _stack("observation", [*observations, next_observations[-1]])
+            return map_tree(lambda leaf: leaf[:-1], column), map_tree(lambda leaf: leaf[1:], column)
     return _stack("observation", observations), _stack("next_observation", next_observations)
 
 
