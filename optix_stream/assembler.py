@@ -30,11 +30,14 @@ class WindowAssembler:
         boundary: where windows end.
         max_steps: a window is closed at this many rows whatever the boundary says, so that memory
             stays bounded.
+        learned_one_by_one: the agent has had every transition before it comes here.
     """
 
-    def __init__(self, boundary: BoundaryFn, *, max_steps: int = 65_536) -> None:
+    def __init__(self, boundary: BoundaryFn, *, max_steps: int = 65_536, learned_one_by_one: bool = False) -> None:
         self._boundary = boundary
         self._max_steps = max_steps
+        self._learned_one_by_one = learned_one_by_one
+        self._rows_handed_over = 0
         self._columns: _WindowColumns | None = None
         self._length = 0
         self._next_id = 0
@@ -107,6 +110,17 @@ class WindowAssembler:
         self._columns.gaps[last] = True
         return self._close()
 
+    def new_rows(self, at_least: int) -> EpisodeData | None:
+        """The rows that came since the last call into the window that is filling; None while they are fewer.
+
+        They stay in the window, whose ``rows_learned`` will count them.
+        """
+        start, end = self._rows_handed_over, self._length
+        if end - start < at_least or self._columns is None:
+            return None
+        self._rows_handed_over = end
+        return self._columns.peek(start, end, self._next_id, tuple(self._codes))
+
     def flush(self) -> EpisodeData | None:
         """What has been collected so far, as a window; None if that is nothing."""
         return self._close() if self._length else None
@@ -149,9 +163,11 @@ class WindowAssembler:
     def _close(self) -> EpisodeData:
         columns = self._columns
         assert columns is not None
-        window = columns.take(self._length, self._next_id, tuple(self._codes), self._completed_episodes())
+        rows_learned = self._length if self._learned_one_by_one else self._rows_handed_over
+        completed = self._completed_episodes()
+        window = columns.take(self._length, self._next_id, tuple(self._codes), completed, rows_learned)
         self._next_id += 1
-        self._length = 0
+        self._length = self._rows_handed_over = 0
         self._codes.clear()
         self._last_row.clear()
         return window
@@ -286,8 +302,32 @@ class _WindowColumns:
         for column in (self.observations, self.next_observations, self.actions, *self.extras.values()):
             column.grow(capacity)
 
+    def peek(self, start: int, end: int, window_id: int, stream_ids: tuple[StreamId, ...]) -> EpisodeData:
+        """A copy of some rows; the columns keep them."""
+        rows = slice(start, end)
+        return EpisodeData(
+            observations=self.observations.peek(start, end),
+            actions=self.actions.peek(start, end),
+            rewards=self.rewards[rows].copy(),
+            terminated=self.terminated[rows].copy(),
+            truncated=self.truncated[rows].copy(),
+            infos=self.infos[rows],
+            episode_id=window_id,
+            next_observations=self.next_observations.peek(start, end),
+            gaps=self.gaps[rows].copy(),
+            streams=self.streams[rows].copy(),
+            stream_ids=stream_ids,
+            extras={name: column.peek(start, end) for name, column in self.extras.items()},
+            times=self.times[rows].copy(),
+        )
+
     def take(
-        self, length: int, window_id: int, stream_ids: tuple[StreamId, ...], completed: tuple[CompletedEpisode, ...]
+        self,
+        length: int,
+        window_id: int,
+        stream_ids: tuple[StreamId, ...],
+        completed: tuple[CompletedEpisode, ...],
+        rows_learned: int,
     ) -> EpisodeData:
         window = EpisodeData(
             observations=self.observations.take(length),
@@ -304,6 +344,7 @@ class _WindowColumns:
             extras={name: column.take(length) for name, column in self.extras.items()},
             times=self.times[:length],
             completed=completed,
+            rows_learned=rows_learned,
         )
         self._allocate()
         self.infos = []

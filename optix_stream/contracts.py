@@ -10,7 +10,7 @@ six methods of ``BaseAgent`` it says by inheriting ``PolicyPublisher``, ``Transi
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from enum import Enum
 from typing import Any, Protocol, TypeAlias, runtime_checkable
@@ -166,14 +166,33 @@ class PolicyPublisher(ABC):
         """
 
 
+class Intake(msgspec.Struct, frozen=True, eq=False):
+    """How an agent learns before its windows are complete, as a pipeline sees it.
+
+    Attributes:
+        learn_one: takes each transition, in the thread of whoever produced it; an exception means that nothing was
+            learned from it, a ``LearningFailedError`` that the run is to end; None: windows are enough.
+        increment: new transitions after which to await ``learn_increment`` with them; None: never.
+        learn_increment: never raises for what the agent did; the window's ``learn`` will tell.
+    """
+
+    learn_one: Callable[[Transition], None] | None = None
+    increment: int | None = None
+    learn_increment: Callable[[EpisodeData], Awaitable[None]] | None = None
+
+
 class TransitionLearner(ABC):
     """Mixin for an agent that learns from each transition as it arrives; its windows carry scores and decisions.
 
     ``learn_one`` is called by the producer's thread right after the action that the transition's last observation
-    called for has been sent, so that learning never delays it; the agent acts with the weights of the moment. Every
-    transition of a window has been through ``learn_one`` when ``learn`` gets the window. Both, ``act`` and the saving
-    and loading of weights may come from different threads: the agent guards what they share by a lock, held briefly.
+    called for has been sent, so that learning never delays it. Every transition of a window has been through
+    ``learn_one`` when ``learn`` gets the window, which says so by ``rows_learned``. Both, acting and the saving and
+    loading of weights may come from different threads: the agent guards what they share by a lock, held briefly.
     """
+
+    @abstractmethod
+    def live_policy(self) -> Policy:
+        """What acts during a run: it explores, by the weights of the moment."""
 
     @abstractmethod
     def learn_one(self, transition: Transition) -> Mapping[str, float]:
@@ -186,9 +205,9 @@ class TransitionLearner(ABC):
 class IncrementalLearner(ABC):
     """Mixin for an agent that learns while a window fills as well as at its end.
 
-    As often as ``increment`` transitions have been gathered, ``learn_increment`` is called as ``learn`` is, in the
-    learner's thread, with those that are new. ``learn`` then gets the whole window at its end, of which the last rows
-    may be new; how many of a window it has had already, the agent counts itself.
+    As soon as at least ``increment`` transitions are new, ``learn_increment`` is called with them as ``learn`` is, in
+    the learner's thread. ``learn`` then gets the whole window at its end; what follows its first ``rows_learned`` rows
+    is new, and so may be a gap after the last of those.
     """
 
     @property
@@ -340,10 +359,17 @@ class BasePipeline(ABC):
         """True where the source never pauses; such a run goes on to WATCHDOG after its plateau."""
 
     @abstractmethod
-    def open(self, policy: Policy, events: EventSink) -> AbstractAsyncContextManager[WindowSource]:
+    def open(
+        self, policy: Policy, events: EventSink, intake: Intake | None = None
+    ) -> AbstractAsyncContextManager[WindowSource]:
         """Start producing for the length of the ``async with``.
 
         Leaving it stops the producers and accounts for what was not learned.
+
+        Args:
+            policy: what acts.
+            events: where the source's events go.
+            intake: what is to be learned from before a window is complete; None: nothing.
         """
 
     @abstractmethod

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 
 import anyio
 
@@ -66,7 +67,8 @@ class LoopController:
         max_episodes: stop after this many windows; None: no limit.
         callbacks: hooks, see ``LoopCallback``.
         judge: decides what a score means; by default a ``ThresholdJudge``.
-        max_learning_failures: windows in a row on which ``learn`` may raise before the run fails.
+        max_learning_failures: windows (or, for ``learn_one``, transitions) in a row on which learning may raise
+            before the run fails.
         clock: the run's clock.
 
     Raises:
@@ -113,7 +115,7 @@ class LoopController:
         )
         self._bus = EventBus(self._clock)
         self._callbacks = CallbackRunner(callbacks or (), self._bus, self._clock)
-        self._learner = ThreadLearner(agent)
+        self._learner = ThreadLearner(agent, max_learning_failures)
         self._history: deque[EvalMetrics] = deque(maxlen=_HISTORY)
         self._basis: str | None = None
         self._windows = 0
@@ -204,7 +206,7 @@ class LoopController:
         self._bus.emit(LoopStarted(is_live=self._pipeline.is_live, time=self._clock.now()))
         self._registry.begin_run()
         self._learner.publish()
-        async with self._pipeline.open(self._learner.policy, self._bus) as source:
+        async with self._open_pipeline() as source:
             while True:
                 window = await self._next_window(source)
                 if window is None:
@@ -219,6 +221,12 @@ class LoopController:
                     if not self._pipeline.is_live:
                         return "dormant"
                     self._enter_watchdog(window)
+
+    def _open_pipeline(self) -> AbstractAsyncContextManager[WindowSource]:
+        intake = self._learner.intake()
+        if intake is None:  # A pipeline of the user's own need not know that there is such a thing.
+            return self._pipeline.open(self._learner.policy, self._bus)
+        return self._pipeline.open(self._learner.policy, self._bus, intake)
 
     async def _next_window(self, source: WindowSource) -> EpisodeData | None:
         if self._stop_requested:

@@ -99,15 +99,20 @@ class SourceFailedError(OptixStreamError):
 
 
 class LearningFailedError(OptixStreamError):
-    """``agent.learn`` raised this many times in a row; the last cause is chained.
+    """The agent raised this many times in a row while it learned; the last cause is chained.
 
     Attributes:
         failures: consecutive failures.
-        window: id of the last window that failed.
+        window: id of the last window that failed; None: they were single transitions.
     """
 
-    def __init__(self, failures: int, window: int, cause: BaseException) -> None:
-        super().__init__(f"agent.learn failed on {failures} windows in a row, last on window {window}: {cause!r}")
+    def __init__(self, failures: int, window: int | None, cause: BaseException) -> None:
+        what = (
+            f"agent.learn_one failed on {failures} transitions in a row"
+            if window is None
+            else f"agent.learn failed on {failures} windows in a row, last on window {window}"
+        )
+        super().__init__(f"{what}: {cause!r}")
         self.failures = failures
         self.window = window
 

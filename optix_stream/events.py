@@ -161,13 +161,14 @@ class CheckpointFailed(Event, frozen=True, kw_only=True, eq=False):
 
 
 class LearningFailed(Event, frozen=True, kw_only=True, eq=False):
-    """``agent.learn`` raised; the weights are as before the call and the window was given up.
+    """The agent raised while it learned; the weights are as before the call and the transitions were given up.
 
     Attributes:
-        failures: how many windows in a row have failed.
+        window: which one; None: it was one transition, by ``learn_one``.
+        failures: how many windows, or transitions, in a row have failed.
     """
 
-    window: int
+    window: int | None
     transitions: int
     failures: int
     error: str
@@ -254,5 +255,7 @@ class SubscriberFailed(Event, frozen=True, kw_only=True, eq=False):
     error: str
 
 
-StreamEvent: TypeAlias = GapDetected | SourceLost | SourceRegained | TransitionsRejected | DeadlineMissed
+StreamEvent: TypeAlias = (
+    GapDetected | SourceLost | SourceRegained | TransitionsRejected | DeadlineMissed | LearningFailed
+)
 """Events that a producer pushes into its stream, in order with the transitions."""

@@ -19,6 +19,7 @@ from optix_stream.contracts import (
     BaseAgent,
     BasePipeline,
     EventSink,
+    Intake,
     Policy,
     Producer,
     StreamItem,
@@ -28,6 +29,7 @@ from optix_stream.contracts import (
 from optix_stream.errors import ConfigurationError, TransitionMismatchError
 from optix_stream.events import GapDetected, TransitionsDropped, TransitionsRejected
 from optix_stream.feed_session import FeedOptions
+from optix_stream.learning_sink import LearningSink
 from optix_stream.ledger import Ledger
 from optix_stream.producers import DataSource, FeedProducer
 from optix_stream.queue import OverflowPolicy, TransitionQueue
@@ -73,10 +75,16 @@ class StreamPipeline(BasePipeline):
         return self._run.statistics()
 
     @asynccontextmanager
-    async def open(self, policy: Policy, events: EventSink) -> AsyncIterator[WindowSource]:
+    async def open(
+        self, policy: Policy, events: EventSink, intake: Intake | None = None
+    ) -> AsyncIterator[WindowSource]:
         queue = TransitionQueue(self._capacity, self._overflow, Ledger())
-        run = self._run = _PipelineRun(queue, WindowAssembler(self._boundary), events, self.clock)
-        sink = _LockstepSink(queue) if self._lockstep else queue
+        intake = intake if intake is not None else Intake()
+        assembler = WindowAssembler(self._boundary, learned_one_by_one=intake.learn_one is not None)
+        run = self._run = _PipelineRun(queue, assembler, events, self.clock, intake)
+        sink: TransitionSink = _LockstepSink(queue) if self._lockstep else queue
+        if intake.learn_one is not None or intake.increment is not None:
+            sink = LearningSink(sink, intake, self.clock)
         reason = "cancelled"
         error: Exception | None = None
         try:
@@ -115,8 +123,10 @@ class _PipelineRun:
         assembler: WindowAssembler,
         events: EventSink | None = None,
         clock: Clock | None = None,
+        intake: Intake | None = None,
     ) -> None:
         self._queue = queue
+        self._intake = intake if intake is not None else Intake()
         self._ledger = queue.ledger
         self._assembler = assembler
         self._events = events
@@ -147,6 +157,7 @@ class _PipelineRun:
 
     async def next_window(self) -> EpisodeData | None:
         while not self._ready:
+            await self._learn_increment()
             items = await self._queue.drain()
             self._take(items)
             if not items:
@@ -158,6 +169,13 @@ class _PipelineRun:
         window = self._ready.popleft()
         self._ledger.hand_over(window.length)
         return window
+
+    async def _learn_increment(self) -> None:
+        intake = self._intake
+        if intake.increment is not None and intake.learn_increment is not None:
+            part = self._assembler.new_rows(intake.increment)
+            if part is not None:
+                await intake.learn_increment(part)
 
     def record_learned(self, window: EpisodeData) -> None:
         self._ledger.learn(window.length)

@@ -93,6 +93,10 @@ class Column:
         data[: len(self._data)] = self._data
         self._data = data
 
+    def peek(self, start: int, end: int) -> Array:
+        """A copy of some rows."""
+        return self._data[start:end].copy()
+
     def take(self, length: int) -> Array:
         """The first ``length`` rows, handed over; the column starts afresh."""
         taken = self._data[:length]
@@ -125,6 +129,9 @@ class TreeColumn:
 
     def grow(self, capacity: int) -> None:
         map_tree(lambda column: column.grow(capacity), self._tree)
+
+    def peek(self, start: int, end: int) -> Tree:
+        return map_tree(lambda column: column.peek(start, end), self._tree)
 
     def take(self, length: int) -> Tree:
         return map_tree(lambda column: column.take(length), self._tree)

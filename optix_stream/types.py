@@ -144,6 +144,8 @@ class EpisodeData:
         extras: what the behaviour policy said, named columns ``[T, …]``.
         times: seconds ``[T]``.
         completed: the episodes that ended in this window and were seen whole.
+        rows_learned: how many rows, from the first, the agent has had already: see ``TransitionLearner`` and
+            ``IncrementalLearner``.
         timestamp: wall-clock seconds since the epoch at which the window was closed.
         metadata: free for the user.
 
@@ -165,6 +167,7 @@ class EpisodeData:
     extras: Mapping[str, Array] = field(default_factory=dict)
     times: Array = field(default_factory=lambda: _UNSET)
     completed: tuple[CompletedEpisode, ...] = ()
+    rows_learned: int = 0
     timestamp: float = field(default_factory=_time.time, compare=False)
     metadata: Mapping[str, Any] = field(default_factory=dict)
 

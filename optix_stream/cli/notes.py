@@ -82,7 +82,8 @@ def _text_of(event: Event) -> tuple[str | None, Tone]:
         case CheckpointFailed(error=error):
             return f"checkpoint failed: {error}", Tone.BAD
         case LearningFailed(window=window, failures=failures, error=error):
-            return f"learning failed on window {window}, {failures} in a row: {error}", Tone.BAD
+            what = "a transition" if window is None else f"window {window}"
+            return f"learning failed on {what}, {failures} in a row: {error}", Tone.BAD
         case _:
             return _text_of_stream_event(event)
 

@@ -11,6 +11,8 @@ from gymnasium.vector import VectorEnv
 
 from optix_stream.clock import Clock, SystemClock
 from optix_stream.contracts import Policy, TransitionSink
+from optix_stream.learning_sink import LearningSink
+from optix_stream.types import TransitionBatch
 from optix_stream_adapters.gymnasium.single import SingleStepper
 from optix_stream_adapters.gymnasium.stepper import Stepper, Visit
 from optix_stream_adapters.gymnasium.supported_spaces import check_spaces
@@ -61,14 +63,19 @@ class GymProducer:
             Exception: what the environment raised; what was collected before is pushed first.
         """
         env = self._env
+        learning = sink if isinstance(sink, LearningSink) else None
+        learn = learning.learn if learning is not None and learning.learns_each else None
+        chunk_size = self._chunk_size
+        if learning is not None and learning.increment is not None:
+            chunk_size = min(chunk_size, learning.increment)
         stepper: Stepper = (
-            VectorStepper(env, policy, self._seed, self._clock)
+            VectorStepper(env, policy, self._seed, self._clock, learn)
             if isinstance(env, VectorEnv)
-            else SingleStepper(env, policy, self._seed, self._clock)
+            else SingleStepper(env, policy, self._seed, self._clock, learn)
         )
         surplus = 0
         while True:
-            wanted = max(1, self._chunk_size - surplus)
+            wanted = max(1, chunk_size - surplus)
             visit = Visit(wanted)
             try:
                 await anyio.to_thread.run_sync(visit.run, stepper, abandon_on_cancel=True)
@@ -79,7 +86,10 @@ class GymProducer:
                         await anyio.to_thread.run_sync(visit.done.wait, abandon_on_cancel=True)
                 raise
             finally:
-                batches = visit.batches if visit.done.is_set() else stepper.take()
-                surplus = sum(map(len, batches)) - wanted
-                for batch in batches:
-                    await sink.push(batch)
+                items = visit.items if visit.done.is_set() else stepper.take()
+                surplus = sum(len(item) for item in items if isinstance(item, TransitionBatch)) - wanted
+                if learn is not None and learning is not None:
+                    await learning.hand_on(items)
+                else:
+                    for item in items:
+                        await sink.push(item)

@@ -10,10 +10,10 @@ import numpy as np
 
 from optix_stream.batching import batch_of
 from optix_stream.clock import Clock
-from optix_stream.contracts import Policy, act_one_of
+from optix_stream.contracts import Policy, StreamItem, act_one_of
 from optix_stream.trees import map_tree
-from optix_stream.types import Transition, TransitionBatch, Tree
-from optix_stream_adapters.gymnasium.stepper import Stepper, Visit
+from optix_stream.types import Transition, Tree
+from optix_stream_adapters.gymnasium.stepper import Learn, Stepper, Visit
 
 
 class SingleStepper(Stepper):
@@ -24,15 +24,21 @@ class SingleStepper(Stepper):
         policy: what acts.
         seed: of the first reset.
         clock: stamps transitions.
+        learn: lets the agent learn from each step; None: it learns from windows.
     """
 
-    def __init__(self, env: gym.Env[Any, Any], policy: Policy, seed: int | None, clock: Clock) -> None:
+    def __init__(
+        self, env: gym.Env[Any, Any], policy: Policy, seed: int | None, clock: Clock, learn: Learn | None = None
+    ) -> None:
         self._env = env
         self._act = act_one_of(policy)
         self._seed = seed
         self._now = clock.now
         self._observation: Tree = None
+        self._learn = learn
         self._held: list[Transition] = []
+        self._told: list[StreamItem] = []
+        """What the agent's failure on the last transition left to be told."""
 
     def step_until(self, count: int, visit: Visit) -> None:
         held = self._held
@@ -47,16 +53,21 @@ class SingleStepper(Stepper):
             if visit.is_cancelled:
                 return
             following = _copy(given)
-            held.append(
-                Transition(
-                    observation, taken, float(reward), following, terminated, truncated, info, 0, extras, self._now()
-                )
+            transition = Transition(
+                observation, taken, float(reward), following, terminated, truncated, info, 0, extras, self._now()
             )
             self._observation = self._reset() if terminated or truncated else following
+            if self._learn is not None:
+                outcome = self._learn(transition)
+                if outcome[0] is not transition:
+                    self._told.extend(outcome)
+                    return
+            held.append(transition)
 
-    def take(self) -> Sequence[TransitionBatch]:
+    def take(self) -> Sequence[StreamItem]:
         held, self._held = self._held, []
-        return [batch_of(held)] if held else []
+        told, self._told = self._told, []
+        return [batch_of(held), *told] if held else told
 
     def _reset(self) -> Tree:
         seed, self._seed = self._seed, None

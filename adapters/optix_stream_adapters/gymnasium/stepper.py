@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
-from optix_stream.types import TransitionBatch
+from optix_stream.contracts import StreamItem
+from optix_stream.types import Transition
+
+Learn: TypeAlias = Callable[[Transition], Sequence[StreamItem]]
+"""Lets the agent learn from a transition; returns what is to be pushed in its place."""
 
 
 class Stepper(ABC):
@@ -20,8 +25,8 @@ class Stepper(ABC):
         """
 
     @abstractmethod
-    def take(self) -> Sequence[TransitionBatch]:
-        """Hand over the transitions that are held, oldest first."""
+    def take(self) -> Sequence[StreamItem]:
+        """Hand over what is held, in batches, oldest first."""
 
 
 class Visit:
@@ -31,14 +36,14 @@ class Visit:
         is_cancelled: set by who waits for the visit.
         has_started: whether the thread has begun.
         done: set when the thread is through.
-        batches: what was collected, once ``done``.
+        items: what was collected, once ``done``.
     """
 
     def __init__(self, count: int) -> None:
         self.is_cancelled = False
         self.has_started = False
         self.done = threading.Event()
-        self.batches: Sequence[TransitionBatch] = ()
+        self.items: Sequence[StreamItem] = ()
         self._count = count
 
     def run(self, stepper: Stepper) -> None:
@@ -56,6 +61,6 @@ class Visit:
             try:
                 stepper.step_until(self._count, self)
             finally:
-                self.batches = stepper.take()
+                self.items = stepper.take()
         finally:
             self.done.set()

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 
-from optix_stream.batching import merge
+from optix_stream.batching import batch_of, batch_row, merge
 from optix_stream.clock import Clock
-from optix_stream.contracts import Policy
+from optix_stream.contracts import Policy, StreamItem
 from optix_stream.trees import as_tree, map_tree
-from optix_stream.types import Array, TransitionBatch, Tree
-from optix_stream_adapters.gymnasium.stepper import Stepper, Visit
+from optix_stream.types import Array, Transition, TransitionBatch, Tree
+from optix_stream_adapters.gymnasium.stepper import Learn, Stepper, Visit
 from optix_stream_adapters.gymnasium.vector_infos import info_of_step
 
 
@@ -25,9 +25,17 @@ class VectorStepper(Stepper):
         policy: what acts.
         seed: of the first reset.
         clock: stamps transitions.
+        learn: lets the agent learn from each step; None: it learns from windows.
     """
 
-    def __init__(self, env: VectorEnv[Any, Any, Any], policy: Policy, seed: int | None, clock: Clock) -> None:
+    def __init__(
+        self,
+        env: VectorEnv[Any, Any, Any],
+        policy: Policy,
+        seed: int | None,
+        clock: Clock,
+        learn: Learn | None = None,
+    ) -> None:
         self._env = env
         self._policy = policy
         self._seed = seed
@@ -36,19 +44,23 @@ class VectorStepper(Stepper):
         self._stream_ids = tuple(range(env.num_envs))
         self._is_resetting = np.zeros(env.num_envs, np.bool_)
         self._observations: Tree = None
+        self._learn = learn
         self._held: list[TransitionBatch] = []
+        self._told: list[StreamItem] = []
+        """What the agent's failures in the last step left to be told."""
         self._held_count = 0
 
     def step_until(self, count: int, visit: Visit) -> None:
         if self._observations is None:
             seed, self._seed = self._seed, None
             self._observations = as_tree(self._env.reset(seed=seed)[0])
-        while self._held_count < count and not visit.is_cancelled:
+        while self._held_count < count and not visit.is_cancelled and not self._told:
             self._step(visit)
 
-    def take(self) -> Sequence[TransitionBatch]:
+    def take(self) -> Sequence[StreamItem]:
         held, self._held, self._held_count = self._held, [], 0
-        return merge(held) if held else []
+        told, self._told = self._told, []
+        return [*merge(held), *told] if held else told
 
     def _step(self, visit: Visit) -> None:
         # In NEXT_STEP mode, the step after an episode's end only resets and is no transition.
@@ -80,13 +92,27 @@ class VectorStepper(Stepper):
                 infos=[info_of_step(infos, int(index)) for index in live] if infos else None,
                 times=np.full(len(live), self._now()),
             )
-            self._held.append(batch)
-            self._held_count += len(batch)
+            self._hold(batch if self._learn is None else self._learn_each(batch, self._learn))
         self._observations = after
         if self._mode is AutoresetMode.NEXT_STEP:
             self._is_resetting = done
         elif self._mode is AutoresetMode.DISABLED and done.any():
             self._observations = as_tree(self._env.reset(options={"reset_mask": done})[0])
+
+    def _hold(self, batch: TransitionBatch | None) -> None:
+        if batch is not None:
+            self._held.append(batch)
+            self._held_count += len(batch)
+
+    def _learn_each(self, batch: TransitionBatch, learn: Learn) -> TransitionBatch | None:
+        """The rows that the agent could learn from."""
+        transitions = [batch_row(batch, row) for row in range(len(batch))]
+        outcomes = [learn(transition) for transition in transitions]
+        learned = [item for item, outcome in zip(transitions, outcomes, strict=True) if outcome[0] is item]
+        if len(learned) == len(transitions):
+            return batch
+        self._told.extend(told for outcome in outcomes for told in outcome if not isinstance(told, Transition))
+        return batch_of(learned) if learned else None
 
     def _final(self, observations: Tree, done: Array, infos: Mapping[str, Any]) -> Tree:
         """What each sub-environment saw last; in SAME_STEP mode ``observations`` are those after the reset."""
