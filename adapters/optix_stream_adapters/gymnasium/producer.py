@@ -87,7 +87,8 @@ class GymProducer:
                 raise
             finally:
                 items = visit.items if visit.done.is_set() else stepper.take()
-                surplus = sum(len(item) for item in items if isinstance(item, TransitionBatch)) - wanted
+                if chunk_size == self._chunk_size:  # Increments need not meet the window's end.
+                    surplus = sum(len(item) for item in items if isinstance(item, TransitionBatch)) - wanted
                 if learn is not None and learning is not None:
                     await learning.hand_on(items)
                 else:
