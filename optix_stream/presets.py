@@ -33,7 +33,14 @@ class Preset:
     agent: Mapping[str, Any] = field(default_factory=dict)
 
 
-_GENERAL: Mapping[str, Preset] = {"ppo": Preset(), "reinforce": Preset()}
+_STREAMING = Preset(num_envs=1, window_size=1024, smoothing=5, plateau_threshold=5, dormant_threshold=15)
+
+_GENERAL: Mapping[str, Preset] = {
+    "ppo": Preset(),
+    "reinforce": Preset(),
+    "stream-ac": _STREAMING,
+    "stream-q": _STREAMING,
+}
 
 _NAMED: Mapping[tuple[str, str], Preset] = {}
 

@@ -29,13 +29,13 @@ class AgentSource:
     Attributes:
         module: importable name.
         name: of the class in it; it has ``for_spaces``.
-        extra: what to install for it.
+        extra: what to install for it; None: nothing.
         summary: for ``--help``.
     """
 
     module: str
     name: str
-    extra: str
+    extra: str | None
     summary: str
 
 
@@ -45,6 +45,12 @@ AGENTS: Mapping[str, AgentSource] = {
     ),
     "reinforce": AgentSource(
         "optix_stream_adapters.tensorflow", "TFAgent", "tensorflow", "plain policy gradient on whole returns"
+    ),
+    "stream-ac": AgentSource(
+        "optix_stream.agents", "StreamACAgent", None, "actor and critic that learn from every step; no TensorFlow"
+    ),
+    "stream-q": AgentSource(
+        "optix_stream.agents", "StreamQAgent", None, "action values that learn from every step; no TensorFlow"
     ),
 }
 
@@ -93,8 +99,11 @@ def make_agent(agent: str, observation_space: Any, action_space: Any, *, seed: i
     source = AGENTS.get(agent)
     if source is None:
         raise ConfigurationError(f"unknown agent {agent!r}: expected one of {', '.join(AGENTS)}")
-    with silence_tensorflow():
-        module = load_module(source.module, f"the {agent} agent", source.extra)
+    if source.extra is None:
+        module = importlib.import_module(source.module)
+    else:
+        with silence_tensorflow():
+            module = load_module(source.module, f"the {agent} agent", source.extra)
     agent_class = getattr(module, source.name)
     try:
         return agent_class.for_spaces(observation_space, action_space, seed=seed, **config)
@@ -119,10 +128,18 @@ def make_env(env_id: str) -> Any:
     return _make(gymnasium, env_id, gymnasium.make, {})
 
 
-def make_vector_env(env_id: str, num_envs: int) -> Any:
-    """``num_envs`` of them, stepped side by side in one thread; raises like ``make_env``."""
+def make_envs(env_id: str, num_envs: int) -> tuple[Any, Any, Any]:
+    """One environment, or several as a vector environment that is stepped in one thread; raises like ``make_env``.
+
+    Returns:
+        It, and the spaces of observations and of actions of one.
+    """
+    if num_envs == 1:
+        env = make_env(env_id)
+        return env, env.observation_space, env.action_space
     gymnasium = _gymnasium(env_id)
-    return _make(gymnasium, env_id, gymnasium.make_vec, {"num_envs": num_envs, "vectorization_mode": "sync"})
+    env = _make(gymnasium, env_id, gymnasium.make_vec, {"num_envs": num_envs, "vectorization_mode": "sync"})
+    return env, env.single_observation_space, env.single_action_space
 
 
 def gymnasium_adapter() -> Any:

@@ -22,7 +22,7 @@ from optix_stream.cli.loading import (
     gymnasium_adapter,
     load_module,
     make_agent,
-    make_vector_env,
+    make_envs,
 )
 from optix_stream.cli.progress import Display, PlainLog, Silence
 from optix_stream.cli.record import RunRecord
@@ -129,12 +129,13 @@ def train(settings: TrainSettings) -> None:
 @contextlib.contextmanager
 def _make_session(settings: TrainSettings, history: RunHistory) -> Iterator[Session]:
     preset, adapter = settings.preset, gymnasium_adapter()
-    with contextlib.closing(make_vector_env(settings.env_id, preset.num_envs)) as env:
+    env, observation_space, action_space = make_envs(settings.env_id, preset.num_envs)
+    with contextlib.closing(env):
         pipeline = adapter.BatchPipeline(env, window_size=preset.window_size, seed=settings.seed)
         agent = make_agent(
             settings.agent,
-            env.single_observation_space,
-            env.single_action_space,
+            observation_space,
+            action_space,
             seed=settings.seed,
             config=preset.agent,
         )
