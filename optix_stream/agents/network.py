@@ -6,6 +6,7 @@ of them: at these sizes a call costs more than its arithmetic.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -18,7 +19,6 @@ SLOPE = 0.01
 LAYER_NORM_EPSILON = 1e-5
 _SLOPE = np.float32(SLOPE)
 _EPSILON = np.float32(LAYER_NORM_EPSILON)
-_ONE = np.float32(1.0)
 
 
 class TwinNetworks:
@@ -39,7 +39,7 @@ class TwinNetworks:
 
     def __init__(self, inputs: int, hidden: Sequence[int], outputs: int, count: int) -> None:
         self.widths = (inputs, *hidden, outputs)
-        size = sum((before + 1) * after for before, after in zip(self.widths, self.widths[1:], strict=False))
+        size = sum((before + 1) * after for before, after in itertools.pairwise(self.widths))
         self.parameters = np.zeros((count, size), np.float32)
         self.gradient = np.zeros_like(self.parameters)
         layers = [
@@ -55,14 +55,15 @@ class TwinNetworks:
     def initialize(self, rng: np.random.Generator, sparsity: float = 0.9) -> None:
         """Draw new parameters. Elsayed et al. 2024 (arXiv 2410.14606), sparse initialisation.
 
-        Biases are 0. Of the weights of each unit a share ``sparsity`` is 0, but never all; the others
-        are uniform within ``±1/sqrt(fan-in)``.
+        Biases are 0. Of the weights of each unit a share ``sparsity`` is 0, rounded up, the others are
+        uniform within ``±1/sqrt(fan-in)``. With fewer than ten inputs that leaves the first layer empty,
+        which is no fault: behind it LayerNorm passes large gradients until there is something to normalise.
         """
         for weights, biases in _views(self.parameters, self.widths):
             biases[:] = 0.0
             fan_in = weights.shape[2]
             bound = 1.0 / math.sqrt(fan_in)
-            kept = max(fan_in - math.ceil(sparsity * fan_in), 1)
+            kept = fan_in - math.ceil(sparsity * fan_in)
             drawn = rng.uniform(-bound, bound, weights.shape)
             order = rng.random(weights.shape).argsort(axis=2)
             weights[:] = np.where(order < kept, drawn, 0.0)
@@ -191,7 +192,7 @@ def _views(flat: Array, widths: Sequence[int]) -> list[tuple[Array, Array]]:
     """Weights ``[count, after, before]`` and biases ``[count, after]`` of each layer, as views."""
     result, start = [], 0
     count = len(flat)
-    for before, after in zip(widths, widths[1:], strict=False):
+    for before, after in itertools.pairwise(widths):
         end = start + before * after
         weights = flat[:, start:end].reshape(count, after, before)
         assert np.may_share_memory(weights, flat), "a copy would silently learn nothing"

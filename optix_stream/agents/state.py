@@ -39,7 +39,10 @@ def write_state(path: str, arrays: Mapping[str, Array], state: Mapping[str, Any]
     try:
         text = json.dumps({"format": _FORMAT, **state}, allow_nan=False)
         folder.mkdir(parents=True, exist_ok=True)
-        np.savez(folder / _ARRAYS, **arrays)
+        with zipfile.ZipFile(folder / _ARRAYS, "w") as archive:
+            for name, value in arrays.items():
+                with archive.open(name + _SUFFIX, "w", force_zip64=True) as file:
+                    np.lib.format.write_array(file, value, version=(1, 0), allow_pickle=False)
         (folder / _STATE).write_text(text)
     except (OSError, TypeError, ValueError) as error:
         raise CheckpointError(f"cannot save weights in {folder}: {error}") from error
@@ -89,8 +92,9 @@ def _read_arrays(archive: zipfile.ZipFile, expected: Specs, folder: Path) -> dic
         # The header first: what is not expected is not read, whatever its size.
         with archive.open(name + _SUFFIX) as file:
             version = np.lib.format.read_magic(file)
-            read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-            got_shape, _, got_dtype = read_header[version](file)
+            if version != (1, 0):
+                raise CheckpointError(f"{folder}: {name}: expected array format 1.0, got {version}")
+            got_shape, _, got_dtype = np.lib.format.read_array_header_1_0(file)
         if got_shape != shape or got_dtype != dtype:
             raise CheckpointError(
                 f"{folder}: {name}: expected {np.dtype(dtype)}{list(shape)}, got {got_dtype}{list(got_shape)}"

@@ -26,7 +26,7 @@ class StreamQConfig(StreamConfig):
         exploration_steps: transitions over which it falls linearly to ``epsilon_end``.
     """
 
-    hidden: tuple[int, ...] = (32, 32)
+    hidden: tuple[int, ...] = (32,)
     epsilon_start: float = 1.0
     exploration_steps: int = 5_000
 
