@@ -122,6 +122,7 @@ class TFAgent(BaseAgent, PolicyPublisher, Restorable):
         optimizer.build(self._policy_variables)
         self.value_optimizer.build(self._value_variables)
         self._update = self._make_update()
+        self._read_variables: Any = None
         self._version = 0
         self._steps = 0
         self._set_learning_rate(hyperparams)
@@ -316,7 +317,13 @@ class TFAgent(BaseAgent, PolicyPublisher, Restorable):
 
     def capture_state(self) -> Any:
         """Everything that ``learn`` changes. Tensors are immutable, so that nothing is copied twice."""
-        tensors = {name: tf.identity(variable.value) for name, variable in self._variables().items()}
+        if self._read_variables is None:
+            variables = self._variables()
+            # One call into a graph: a read of each by itself would cost more than a small update.
+            self._read_variables = tf.function(
+                lambda: {name: tf.identity(variable.value) for name, variable in variables.items()}, autograph=False
+            )
+        tensors = self._read_variables()
         return (tensors, self._arrays(), self._counters(), self._rng.bit_generator.state, self._hyperparams.copy())
 
     def restore_state(self, state: Any) -> None:

@@ -61,12 +61,18 @@ class ModelForward:
         self._stack = _find_stack(model)
         self._has_warned = False
         self._probe = np.random.default_rng(0).standard_normal((_PROBE_ROWS, *self.input_shape)).astype(np.float32)
-        self._compiled = self._compile()
+        self._call = tf.function(
+            self._trace, input_signature=(tf.TensorSpec([None, *self.input_shape], tf.float32),), autograph=False
+        )
+        self._with_weights: Any = None
 
     def __call__(self, inputs: Array) -> Array:
         """The model's answer with its weights of this moment."""
-        weights = self._read()
-        return np.asarray(self._compiled(*weights, tf.constant(inputs)))
+        return np.asarray(self._call(tf.constant(inputs)))
+
+    def _trace(self, inputs: Any) -> Any:
+        self.traces += 1
+        return self._model(inputs, training=False)
 
     def live(self) -> Forward:
         """The fastest function of this moment's weights, not checked against the model."""
@@ -99,7 +105,9 @@ class ModelForward:
         )
 
     def _compiled_forward(self) -> Forward:
-        compiled, (trainable, others) = self._compiled, self._read()
+        if self._with_weights is None:
+            self._with_weights = self._compile()
+        compiled, (trainable, others) = self._with_weights, self._read()
         return lambda inputs: np.asarray(compiled(trainable, others, tf.constant(inputs)))
 
     def _compile(self) -> Any:
