@@ -129,7 +129,7 @@ def make_env(env_id: str) -> Any:
 
 
 def make_envs(env_id: str, num_envs: int) -> tuple[Any, Any, Any]:
-    """One environment, or several as a vector environment that is stepped in one thread; raises like ``make_env``.
+    """One environment, or several side by side in one thread, vectorised where Gymnasium can; raises like ``make_env``.
 
     Returns:
         It, and the spaces of observations and of actions of one.
@@ -138,7 +138,7 @@ def make_envs(env_id: str, num_envs: int) -> tuple[Any, Any, Any]:
         env = make_env(env_id)
         return env, env.observation_space, env.action_space
     gymnasium = _gymnasium(env_id)
-    env = _make(gymnasium, env_id, gymnasium.make_vec, {"num_envs": num_envs, "vectorization_mode": "sync"})
+    env = _make(gymnasium, env_id, gymnasium.make_vec, {"num_envs": num_envs})
     return env, env.single_observation_space, env.single_action_space
 
 

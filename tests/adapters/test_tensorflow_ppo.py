@@ -114,6 +114,51 @@ def test_without_recorded_log_probabilities_the_present_policy_is_taken_to_have_
     assert_close(weights_of(told), weights_of(untold))
 
 
+def with_fallbacks(window: EpisodeData, rows: slice, fallback: float, extras: dict[str, Array]) -> EpisodeData:
+    """The window as it is recorded where deadlines were missed: other actions, and no word from the policy."""
+    actions, told = window.actions.copy(), {name: column.copy() for name, column in extras.items()}
+    actions[rows] = fallback
+    for column in told.values():
+        column[rows] = np.nan
+    return dataclasses.replace(window, actions=actions, extras=told)
+
+
+@pytest.mark.parametrize("normalized", [False, True], ids=["", "first window of a normaliser"])
+def test_what_the_policy_did_not_choose_teaches_it_nothing(normalized: bool) -> None:
+    window, missed = random_window(), slice(0, None, 3)
+    agents = []
+    for fallback in (0, 1):
+        agent = make_agent(entropy_coef=0.01, normalize_observations=normalized)
+        before = weights_of(agent)
+        extras = {"log_prob": log_probs_of(agent.model, window)}
+        diagnostics = agent.learn(with_fallbacks(window, missed, fallback, extras))
+        assert np.isfinite(list(diagnostics.values())).all()
+        assert all((old != new).any() for old, new in zip(before, weights_of(agent), strict=True))
+        agents.append(agent)
+    assert_close(weights_of(agents[0]), weights_of(agents[1]), tolerance=0.0)
+
+
+def test_a_window_of_nothing_but_fallbacks_moves_the_value_network_alone() -> None:
+    agent, window = make_agent(), random_window()
+    before = weights_of(agent)
+    agent.learn(with_fallbacks(window, slice(None), 1, {"log_prob": log_probs_of(agent.model, window)}))
+    policy, size = weights_of(agent), len(agent.model.get_weights())
+    assert_close(policy[:size], before[:size], tolerance=0.0)
+    assert all((old != new).any() for old, new in zip(before[size:], policy[size:], strict=True))
+
+
+def test_a_continuous_fallback_has_no_raw_action_and_poisons_nothing() -> None:
+    agents = []
+    for fallback in (-1.0, 1000.0):  # The second is so unlikely that its ratio would overflow.
+        agent = PPOAgent.for_spaces(BOX, spaces.Box(-1.0, 1.0, (1,)), hidden=(8,), seed=0, epochs=4, minibatch_size=16)
+        decision = agent.publish_policy().act(random_window().observations)
+        window = dataclasses.replace(random_window(), actions=decision.actions)
+        agent.learn(with_fallbacks(window, slice(0, None, 3), fallback, dict(decision.extras)))
+        agents.append(agent)
+    assert all(np.isfinite(weight).all() for weight in weights_of(agents[0]))
+    assert_close(weights_of(agents[0]), weights_of(agents[1]), tolerance=0.0)
+
+
 def test_every_row_is_learned_from_once_an_epoch() -> None:
     agent = make_agent(epochs=3, minibatch_size=16)
     assert [agent.learn(random_window(length))["gradient_steps"] for length in (33, 32, 16, 1)] == [9, 6, 3, 3]

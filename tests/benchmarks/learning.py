@@ -4,9 +4,9 @@
     python tests/benchmarks/learning.py --tasks cartpole-ppo --against stable-baselines3
 
 Every seed is a process of its own with one thread for each library. A run is the loop itself: pipeline, agent,
-judge and snapshots. Its *shipped* policy is the best one by 20 evaluation episodes, whose seeds are disjoint from those
-of the 100 test episodes that give the final score. A threshold is reached where two evaluations in a row are at or above
-it; a seed that never gets there counts as over its budget. Every environment step of the run counts; those of the
+judge and snapshots. Its *shipped* policy is the best one by 20 evaluation episodes, whose seeds are disjoint from
+those of the 100 test episodes that give the final score. A threshold is reached where two evaluations in a row are at or
+above it; a seed that never gets there counts as over its budget. Every environment step of the run counts; those of the
 evaluations do not, nor does their time. The interquartile mean and its stratified bootstrap are those of Agarwal et al.
 2021 (arXiv 2108.13264). The peer gets the same budget, settings, evaluations and threads.
 """
@@ -31,11 +31,11 @@ from typing import Any
 import anyio
 import gymnasium
 import numpy as np
+from optix_stream_adapters.gymnasium import BatchPipeline, evaluate_policy
 
 from optix_stream import BaseEvaluator, EpisodeData, EvalMetrics, RLOptimizer
 from optix_stream.cli.loading import deterministic_policy, make_agent, make_envs
 from optix_stream.presets import preset_for
-from optix_stream_adapters.gymnasium import BatchPipeline, evaluate_policy
 
 EVALUATION_SEED, TEST_SEED = 50_000, 90_000
 EVALUATION_EPISODES, TEST_EPISODES = 20, 100

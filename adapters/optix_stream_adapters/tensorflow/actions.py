@@ -14,7 +14,7 @@ import tensorflow as tf
 from optix_stream.contracts import Decision
 from optix_stream.errors import TransitionMismatchError
 from optix_stream.trees import describe
-from optix_stream.types import Array, EpisodeData
+from optix_stream.types import Array, BoolArray, EpisodeData
 
 LOG_PROB = "log_prob"
 RAW_ACTION = "raw_action"
@@ -22,6 +22,12 @@ _LOG_2PI = math.log(2.0 * math.pi)
 
 Sampler: TypeAlias = Callable[[Array], Decision]
 """Network outputs ``[N, units]`` in, a decision out."""
+
+
+def are_own(window: EpisodeData) -> BoolArray:
+    """Which rows' actions the policy chose: what it did not, such as a fallback, has no log-probability (NaN)."""
+    log_probs = window.extras.get(LOG_PROB)
+    return np.ones(window.length, np.bool_) if log_probs is None else ~np.isnan(log_probs)
 
 
 class ActionHead(ABC):
@@ -171,12 +177,13 @@ class GaussianHead(ActionHead):
 
     def learnable(self, window: EpisodeData) -> Array:
         raw = window.extras.get(RAW_ACTION)
-        if raw is None:
-            executed = window.actions.reshape(window.length, -1)
-            if executed.shape[1] != self.units and window.length:
-                raise TransitionMismatchError("actions", f"[T, {self.units}]", describe(window.actions))
-            raw = (executed - self._center) / self._scale
-        return np.asarray(raw, np.float32)
+        if raw is not None and not (unsaid := np.isnan(raw)).any():
+            return np.asarray(raw, np.float32)
+        executed = window.actions.reshape(window.length, -1)
+        if executed.shape[1] != self.units and window.length:
+            raise TransitionMismatchError("actions", f"[T, {self.units}]", describe(window.actions))
+        executed = (executed - self._center) / self._scale
+        return np.asarray(executed if raw is None else np.where(unsaid, executed, raw), np.float32)
 
     def log_prob(self, outputs: Any, actions: Any) -> Any:
         log_std = tf.convert_to_tensor(self.log_std.value)

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from optix_stream.errors import ConfigurationError
 from optix_stream.types import Array, EpisodeData, HyperparamSet, Tree
-from optix_stream_adapters.tensorflow.actions import LOG_PROB
+from optix_stream_adapters.tensorflow.actions import LOG_PROB, are_own
 from optix_stream_adapters.tensorflow.agent import TFAgent, require_finite, standardize
 from optix_stream_adapters.tensorflow.normalizers import ObservationNormalizer, RewardScaler
 from optix_stream_adapters.tensorflow.policy import Prepare
@@ -59,7 +59,8 @@ class PPOAgent(TFAgent):
 
     The clipped ratio is against the log-probabilities that the policy which acted wrote into
     ``extras``, so that an update stays right when the policy changes within a window; where they are
-    missing, the present policy is taken to have acted.
+    missing, the present policy is taken to have acted. Where they are NaN, it was not the policy that chose, as when
+    a deadline was missed: such a row teaches the value network alone.
 
     Hyperparameters, all live: ``learning_rate`` (of both networks), ``gamma``, ``gae_lambda``,
     ``clip_range``, ``entropy_coef``, ``value_coef``, ``max_grad_norm``, and ``target_kl``: the update
@@ -141,10 +142,13 @@ class PPOAgent(TFAgent):
         rewards = window.rewards if self._rewards is None else self._rewards.scale(window, segments, gamma)
         values, bootstraps = self._values(inputs, window, segments)
         advantages = generalized_advantages(segments, rewards, values, bootstraps, gamma, self._param("gae_lambda"))
+        own = are_own(window)
         log_probs = window.extras.get(LOG_PROB)
         if log_probs is None or is_first:
-            log_probs = self._log_probs(inputs, actions)
-        rollout = Rollout(inputs, actions, log_probs, standardize(advantages), advantages + values)
+            log_probs = np.where(own, self._log_probs(inputs, actions), np.nan)
+        weights = np.zeros(window.length)
+        weights[own] = standardize(advantages[own])
+        rollout = Rollout(inputs, actions, log_probs, weights, advantages + values)
         diagnostics = self._improve(rollout)
         if not is_first:
             self._observe(window)

@@ -22,8 +22,8 @@ class Rollout:
     Attributes:
         inputs: float32 ``[T, …]``, as the networks take them.
         actions: as the head takes them.
-        log_probs: of those actions, by the policy that acted.
-        advantages: standardised.
+        log_probs: of those actions, by the policy that acted; NaN where it was not the policy that chose.
+        advantages: standardised, and 0 there.
         returns: targets of the value network.
     """
 
@@ -102,7 +102,9 @@ class PPOUpdate:
 
                 # Not in training mode: the ratio compares with how the policy acted.
                 outputs = model(inputs, training=False)
-                log_ratio = head.log_prob(outputs, actions) - old
+                # A choice that was not the policy's counts as one that has not grown likelier: no gradient, no KL.
+                own = tf.math.logical_not(tf.math.is_nan(old))
+                log_ratio = tf.where(own, head.log_prob(outputs, actions) - tf.where(own, old, 0.0), 0.0)
                 ratio = tf.exp(log_ratio)
                 clipped = tf.clip_by_value(ratio, 1.0 - clip, 1.0 + clip)
                 policy_loss = -mean(tf.minimum(ratio * advantages, clipped * advantages))
