@@ -427,19 +427,55 @@ async def test_actions_are_lists_or_numbers() -> None:
         JsonCodec(SPACE, spaces.MultiBinary(2))
 
 
-async def test_an_inbox_that_is_full_loses_and_counts() -> None:
-    inbox = Inbox(2, max_bytes=100)
-    for text in (b"a", b"b", b"c", b"d"):
-        inbox.put(text, 1.0)
-    assert [inbox.pop(), inbox.pop(), inbox.pop()] == [(1.0, b"a"), (1.0, b"b"), None]
-    assert (inbox.take_lost(), inbox.take_lost()) == (2, 0)
-    inbox.put(b"x" * 200, 1.0)  # One that is too large goes in alone.
-    inbox.put(b"y", 1.0)
-    assert inbox.take_lost() == 1
+async def test_an_inbox_that_is_full_refuses_and_counts_what_is_lost() -> None:
+    inbox = Inbox(3, max_bytes=100)
+    assert [inbox.put(text, 1.0) for text in (b"a", b"b", b"c", b"d")] == [True, True, True, False]
+    assert not inbox.is_losing
+    inbox.lose()
+    assert inbox.is_losing
+    assert inbox.take(2) == [(1.0, b"a"), (1.0, b"b")]
+    assert (inbox.take(2), inbox.take(2)) == ([(1.0, b"c")], [])
+    assert (inbox.take_lost(), inbox.take_lost()) == (1, 0)
+    assert inbox.put(b"x" * 200, 1.0)  # One that is too large goes in alone.
+    assert not inbox.put(b"y", 1.0)
     assert await inbox.wait()
-    inbox.pop()
+    inbox.take(2)
+    assert inbox.put(b"y" * 100, 1.0)
+    inbox.take(2)
     inbox.close()
     assert not await inbox.wait()
+
+
+@pytest.mark.parametrize("size", [1, 50], ids=["messages", "bytes"])
+async def test_whoever_waits_for_room_goes_on_when_half_of_it_is_free(size: int) -> None:
+    inbox = Inbox(4 if size == 1 else 1000, max_bytes=200)
+    while inbox.put(b"x" * size, 1.0):
+        pass
+    async with asyncio.TaskGroup() as tasks:
+        waiting = tasks.create_task(inbox.wait_for_room())
+        await asyncio.sleep(0)
+        inbox.take(1)
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        inbox.take(1)
+
+
+async def test_a_burst_holds_up_the_sender_and_loses_nothing() -> None:
+    class Slow(RecordingSink):
+        async def push(self, item: Any) -> None:
+            for _ in range(5):
+                await asyncio.sleep(0)
+            await super().push(item)
+
+    async def play(socket: ServerConnection) -> None:
+        for value in range(500):
+            await socket.send(message(value))
+
+    sink, options = Slow(), ConnectionOptions(inbox_messages=4, patience_sec=60.0)
+    async with serving(play) as url:
+        await run_feed(WebSocketFeed(url, decode=CODEC.decode, reconnect=None, connection=options), sink)
+    assert len(sink.transitions) == 499
+    assert not any(isinstance(event, TransitionsDropped | GapDetected) for event in sink.events)
 
 
 async def test_a_sink_that_waits_does_not_keep_the_socket_from_being_drained() -> None:
@@ -457,7 +493,7 @@ async def test_a_sink_that_waits_does_not_keep_the_socket_from_being_drained() -
         await (await socket.ping())  # Answered only by a client that reads.
         everything_sent.set()
 
-    options = ConnectionOptions(inbox_messages=10)
+    options = ConnectionOptions(inbox_messages=10, patience_sec=0.01)
     async with serving(play) as url:
         sink = Blocked()
         await run_feed(WebSocketFeed(url, decode=CODEC.decode, reconnect=None, connection=options), sink)

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 from gymnasium import spaces
-from optix_stream_adapters.websockets import ConnectionOptions, JsonCodec, WebSocketFeed
+from optix_stream_adapters.websockets import JsonCodec, WebSocketFeed
 from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection, serve
 
@@ -94,7 +94,7 @@ async def through_the_line(url: str, window: int) -> float:
     """Ticks a second that an agent learned from."""
     codec = JsonCodec(SPACE, spaces.Discrete(3))
     agent = TimedAgent()
-    feed = WebSocketFeed(url, decode=codec.decode, reconnect=None, connection=ConnectionOptions(inbox_messages=100_000))
+    feed = WebSocketFeed(url, decode=codec.decode, reconnect=None)
     pipeline = LivePipeline(feed, episode_boundary_fn=every_n_steps(window), buffer_size=4 * window, overflow="block")
     with tempfile.TemporaryDirectory() as directory:
         report = await RLOptimizer(agent, pipeline, checkpoint_dir=directory).run()

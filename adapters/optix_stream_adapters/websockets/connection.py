@@ -28,6 +28,7 @@ class ConnectionOptions(msgspec.Struct, frozen=True, kw_only=True):
         max_message_bytes: a longer one closes the connection (1009).
         inbox_messages: how many may wait while a full queue or a slow peer holds up their handling.
         inbox_bytes: how large those may be together.
+        patience_sec: how long a full inbox may hold up the sender before what arrives is dropped, and counted.
         idle_timeout_sec: a connection that brings nothing for this long is taken for dead; None: never.
         open_timeout_sec: for connecting, the handshake included.
         ping_interval_sec: of the keepalive, and how long its answer may take; None: none is sent.
@@ -41,6 +42,7 @@ class ConnectionOptions(msgspec.Struct, frozen=True, kw_only=True):
     max_message_bytes: int = 2**20
     inbox_messages: int = 4096
     inbox_bytes: int = 2**24
+    patience_sec: float = 1.0
     idle_timeout_sec: float | None = None
     open_timeout_sec: float = 10.0
     ping_interval_sec: float | None = 20.0
@@ -148,7 +150,7 @@ class Conversation:
         raise error
 
     async def _drain(self) -> None:
-        """Read whatever comes, always: who does not read does not answer a ping either."""
+        """Read whatever comes, with at most a short wait for room: who does not read does not answer a ping either."""
         recv, put, now = self._socket.recv, self._inbox.put, self._clock.now
         recorder, count = self._recorder, 0
         try:
@@ -157,13 +159,23 @@ class Conversation:
                 self._last_arrival = arrived = now()
                 if recorder is not None:
                     recorder.add(arrived, self._stream, message)
-                put(message, arrived)
+                if not put(message, arrived):
+                    await self._put_late(message, arrived)
                 count += 1
                 if count % _MESSAGES_BETWEEN_CHECKPOINTS == 0:
                     # Messages that are already there are read without a pause.
                     await anyio.lowlevel.checkpoint()
         except ConnectionClosed as error:
             self._inbox.close(error)
+
+    async def _put_late(self, message: bytes, arrived: float) -> None:
+        inbox = self._inbox
+        if not inbox.is_losing:
+            with anyio.move_on_after(self._options.patience_sec):
+                await inbox.wait_for_room()
+            self._last_arrival = self._clock.now()
+        if not inbox.put(message, arrived):
+            inbox.lose()
 
     async def _watch(self, limit_sec: float) -> None:
         while True:
@@ -174,24 +186,23 @@ class Conversation:
             await self._clock.sleep(left)
 
     async def _handle_all(self, answer: Answer | None) -> None:
-        handle, decode, count = self._session.handle, self._decode, 0
-        while (entry := self._inbox.pop()) is not None:
-            arrived, message = entry
-            count += 1
-            if count % _MESSAGES_BETWEEN_CHECKPOINTS == 0:
+        handle, decode, stream = self._session.handle, self._decode, self._stream
+        while taken := self._inbox.take(_MESSAGES_BETWEEN_CHECKPOINTS):
+            for arrived, message in taken:
+                try:
+                    decoded = decode(message)
+                except Exception as error:
+                    # Whatever a decoder makes of what a stranger sends: it is told, counted, and harms nobody else.
+                    await self._reject(message, error)
+                    continue
+                self._malformed = 0
+                if type(decoded) is list:
+                    for step in decoded:
+                        await handle(self._named(step), answer, arrived)
+                elif decoded is not None:
+                    await handle(decoded if stream is None else self._named(decoded), answer, arrived)
+            if len(taken) == _MESSAGES_BETWEEN_CHECKPOINTS:
                 await anyio.lowlevel.checkpoint()
-            try:
-                decoded = decode(message)
-            except Exception as error:
-                # Whatever a decoder makes of what a stranger sends: it is told, counted, and harms nobody else.
-                await self._reject(message, error)
-                continue
-            self._malformed = 0
-            if type(decoded) is list:
-                for step in decoded:
-                    await handle(self._named(step), answer, arrived)
-            elif decoded is not None:
-                await handle(decoded if self._stream is None else self._named(decoded), answer, arrived)
         lost = self._inbox.take_lost()
         if lost:
             now = self._clock.now()

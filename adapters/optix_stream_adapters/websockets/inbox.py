@@ -10,8 +10,8 @@ import anyio
 class Inbox:
     """A bounded buffer of messages with the time of their arrival. One fills it, one empties it.
 
-    A message that finds it full is lost and counted: the socket does not wait, because whoever does not read does
-    not answer the other side's keepalive either.
+    Whoever fills it and finds it full may wait for room, but not for long: who does not read from a socket does not
+    answer the other side's keepalive either.
 
     Args:
         capacity: messages it holds.
@@ -25,6 +25,7 @@ class Inbox:
         self._messages: deque[tuple[float, bytes]] = deque()
         self._arrived = anyio.Event()
         self._is_waiting = False
+        self._room: anyio.Event | None = None
         self._is_closed = False
         self._error: Exception | None = None
         self._lost = 0
@@ -32,16 +33,33 @@ class Inbox:
     def __len__(self) -> int:
         return len(self._messages)
 
-    def put(self, message: bytes, arrived: float) -> None:
-        """Take a message in, or count it as lost."""
+    @property
+    def is_losing(self) -> bool:
+        """Whether anything has been lost since ``take_lost``."""
+        return self._lost > 0
+
+    async def wait_for_room(self) -> None:
+        """Wait until it is half empty."""
+        self._room = anyio.Event()
+        try:
+            await self._room.wait()
+        finally:
+            self._room = None
+
+    def put(self, message: bytes, arrived: float) -> bool:
+        """Take a message in, where there is room for it; a large one goes in alone."""
         size = self._bytes + len(message)
         if len(self._messages) >= self._capacity or (size > self._max_bytes and self._messages):
-            self._lost += 1
-            return
+            return False
         self._bytes = size
         self._messages.append((arrived, message))
         if self._is_waiting:
             self._arrived.set()
+        return True
+
+    def lose(self) -> None:
+        """Count a message that there was no room for."""
+        self._lost += 1
 
     def close(self, error: Exception | None = None) -> None:
         """Nothing more will come, because of this error."""
@@ -68,13 +86,18 @@ class Inbox:
                 self._is_waiting = False
         return True
 
-    def pop(self) -> tuple[float, bytes] | None:
-        """The oldest message and when it arrived; None where there is none."""
-        if not self._messages:
-            return None
-        entry = self._messages.popleft()
-        self._bytes -= len(entry[1])
-        return entry
+    def take(self, limit: int) -> list[tuple[float, bytes]]:
+        """The oldest messages, with when each arrived; empty where there are none."""
+        messages = self._messages
+        if len(messages) <= limit:
+            taken, self._bytes = list(messages), 0
+            messages.clear()
+        else:
+            taken = [messages.popleft() for _ in range(limit)]
+            self._bytes -= sum([len(message) for _, message in taken])
+        if self._room is not None and len(messages) <= self._capacity // 2 and self._bytes <= self._max_bytes // 2:
+            self._room.set()
+        return taken
 
     def take_lost(self) -> int:
         """Messages lost since this was last asked; they came after those that are held."""
