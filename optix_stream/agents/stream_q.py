@@ -57,7 +57,6 @@ class StreamQAgent(StreamAgent):
         ConfigurationError: a space or a hyperparameter that cannot be.
     """
 
-    config: StreamQConfig
     config_type: ClassVar[type[StreamConfig]] = StreamQConfig
     default_hyperparams: ClassVar[Mapping[str, float]] = {
         "kappa_value": 2.0,
@@ -79,6 +78,8 @@ class StreamQAgent(StreamAgent):
             raise ConfigurationError(f"action space: expected Discrete, got {action_space}")
         self._start = int(action_space.start)
         self._units = int(action_space.n)
+        config = config if config is not None else StreamQConfig()
+        self._epsilon_start, self._exploration_steps = config.epsilon_start, config.exploration_steps
         super().__init__(
             observation_space, units=self._units, networks=1, hyperparams=hyperparams, seed=seed, config=config
         )
@@ -97,9 +98,9 @@ class StreamQAgent(StreamAgent):
     @property
     def epsilon(self) -> float:
         """Share of random actions now."""
-        end, config = self._params["epsilon_end"], self.config
-        left = max(1.0 - self._steps / config.exploration_steps, 0.0)
-        return end + (config.epsilon_start - end) * left
+        end = self._params["epsilon_end"]
+        left = max(1.0 - self._steps / self._exploration_steps, 0.0)
+        return end + (self._epsilon_start - end) * left
 
     def _choose(self, outputs: Array) -> tuple[Any, Mapping[str, Any]]:
         return self._explore(int(outputs[0].argmax()), self.epsilon, self._rng) + self._start, {}

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib
 import json
 import math
 import os
@@ -268,12 +269,13 @@ def run_ours(name: str, task: Task, seed: int) -> Result:
 
 
 def run_peer(name: str, task: Task, seed: int) -> Result:
-    import stable_baselines3 as sb3
-    import torch
-    from stable_baselines3.common.callbacks import BaseCallback
-    from stable_baselines3.common.env_util import make_vec_env
-    from stable_baselines3.common.noise import NormalActionNoise
-    from stable_baselines3.common.vec_env import VecNormalize
+    # By name, so that the types do not depend on what is installed: the peer is no part of the project.
+    load: Callable[[str], Any] = importlib.import_module
+    sb3, torch = load(PEER.replace("-", "_")), load("torch")
+    common = f"{sb3.__name__}.common"
+    VecNormalize = load(f"{common}.vec_env").VecNormalize  # noqa: N806
+    NormalActionNoise = load(f"{common}.noise").NormalActionNoise  # noqa: N806
+    make_vec_env = load(f"{common}.env_util").make_vec_env
 
     torch.set_num_threads(1)
     assert task.peer is not None
@@ -306,16 +308,15 @@ def run_peer(name: str, task: Task, seed: int) -> Result:
     curve = Curve(task, seed, evaluate)
     best: list[Any] = [-math.inf, None, None]
 
-    class Watch(BaseCallback):  # type: ignore[misc]
-        def _on_step(self) -> bool:
-            score = curve.point(self.num_timesteps, is_last=False)
-            if score is not None and score >= best[0]:
-                moments = None if normalize is None else (normalize.obs_rms.mean.copy(), normalize.obs_rms.var.copy())
-                best[:] = [score, {k: v.clone() for k, v in model.policy.state_dict().items()}, moments]
-            return True
+    def watch(_locals: Any, _globals: Any) -> bool:
+        score = curve.point(model.num_timesteps, is_last=False)
+        if score is not None and score >= best[0]:
+            moments = None if normalize is None else (normalize.obs_rms.mean.copy(), normalize.obs_rms.var.copy())
+            best[:] = [score, {k: v.clone() for k, v in model.policy.state_dict().items()}, moments]
+        return True
 
     start = time.perf_counter()
-    model.learn(task.steps, callback=Watch())
+    model.learn(task.steps, callback=watch)
     train_sec = time.perf_counter() - start - curve.sec
     if best[1] is not None:
         model.policy.load_state_dict(best[1])

@@ -177,13 +177,13 @@ class GaussianHead(ActionHead):
 
     def learnable(self, window: EpisodeData) -> Array:
         raw = window.extras.get(RAW_ACTION)
-        if raw is not None and not (unsaid := np.isnan(raw)).any():
+        if raw is not None and not np.isnan(raw).any():
             return np.asarray(raw, np.float32)
         executed = window.actions.reshape(window.length, -1)
         if executed.shape[1] != self.units and window.length:
             raise TransitionMismatchError("actions", f"[T, {self.units}]", describe(window.actions))
         executed = (executed - self._center) / self._scale
-        return np.asarray(executed if raw is None else np.where(unsaid, executed, raw), np.float32)
+        return np.asarray(executed if raw is None else np.where(np.isnan(raw), executed, raw), np.float32)
 
     def log_prob(self, outputs: Any, actions: Any) -> Any:
         log_std = tf.convert_to_tensor(self.log_std.value)
