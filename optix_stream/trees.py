@@ -52,7 +52,11 @@ def describe(value: Any) -> str:
         return "{" + ", ".join(f"{key}: {describe(part)}" for key, part in value.items()) + "}"
     if isinstance(value, tuple):
         return "(" + ", ".join(describe(part) for part in value) + ")"
-    array = np.asarray(value)
+    try:
+        array = np.asarray(value)
+    except ValueError:
+        # Lists of different lengths have no shape.
+        return f"a ragged {type(value).__name__}"
     return f"{array.dtype}{list(array.shape)}"
 
 
