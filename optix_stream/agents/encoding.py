@@ -14,6 +14,9 @@ from optix_stream.errors import ConfigurationError, TransitionMismatchError
 from optix_stream.trees import as_tree, describe, tree_length, with_batch_axis
 from optix_stream.types import Array, FloatArray, Tree
 
+LARGEST = 1e100
+"""What is further from 0 is refused: the variance of what is learned from must be finite."""
+
 _Write: TypeAlias = Callable[[Tree, Array], None]
 """Writes a column of ``N`` observations of one space into its ``[N, width]`` share of the result."""
 
@@ -43,7 +46,7 @@ class ObservationEncoder:
         """``[size]`` for one observation; a copy.
 
         Raises:
-            TransitionMismatchError: it is not of this space, or not finite.
+            TransitionMismatchError: it is not of this space, or there are numbers beyond ``LARGEST`` or NaN.
         """
         if self._box_shape is None:
             row: FloatArray = self(with_batch_axis(as_tree(observation)))[0]
@@ -55,9 +58,9 @@ class ObservationEncoder:
             if row.shape != self._box_shape:
                 raise self._mismatch(observation)
             row = row.reshape(-1)
-        # The sum is finite only if all of it is, but for numbers whose squares are infinite too.
-        if not np.isfinite(np.add.reduce(row)):
-            raise TransitionMismatchError("observation", "finite numbers", str(row))
+        # False for NaN as well.
+        if not np.maximum.reduce(np.abs(row), initial=0.0) <= LARGEST:
+            raise TransitionMismatchError("observation", f"numbers within ±{LARGEST}", str(row))
         return row
 
     def __call__(self, observations: Tree) -> FloatArray:

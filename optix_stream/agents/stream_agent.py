@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from optix_stream.agents.encoding import ObservationEncoder
+from optix_stream.agents.encoding import LARGEST, ObservationEncoder
 from optix_stream.agents.network import FrozenNetwork, TwinNetworks
 from optix_stream.agents.normalizers import ObservationMoments, ObservationNormalizer, RewardMoments, RewardScaler
 from optix_stream.agents.obgd import BoundedStep, accumulate
@@ -243,9 +243,10 @@ class StreamAgent(BaseAgent, TransitionLearner, PolicyPublisher, Restorable):
         following = self._encoder.encode_one(transition.next_observation)
         action = self._learnable(transition.action, transition.extras)
         reward = float(transition.reward)
-        if not math.isfinite(reward):
-            raise TransitionMismatchError("reward", "a finite number", str(reward))
-        with self._lock:
+        if not abs(reward) <= LARGEST:
+            raise TransitionMismatchError("reward", f"a number within ±{LARGEST}", str(reward))
+        # What overflows is found by the size of the step.
+        with self._lock, np.errstate(over="ignore", invalid="ignore"):
             moments = self._normalizer.moments
             try:
                 diagnostics = self._learn_from(transition, row, following, action, reward)
