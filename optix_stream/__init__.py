@@ -3,7 +3,12 @@
 Producers act and push whole transitions into a bounded queue; an assembler cuts windows; a
 controller learns from each window off the event loop, judges its score, tunes, checkpoints, and
 publishes events. Environments and models are adapters: ``optix_stream_adapters``.
+
+The streaming agents are loaded when they are first asked for, so that who brings agents of their own does not wait.
 """
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from optix_stream.alignment import FeedStep
 from optix_stream.assembler import WindowAssembler
@@ -83,6 +88,9 @@ from optix_stream.types import (
     TransitionBatch,
 )
 
+if TYPE_CHECKING:
+    from optix_stream.agents import StreamACAgent, StreamConfig, StreamQAgent, StreamQConfig
+
 __version__ = "0.1.0"
 
 __all__ = [
@@ -147,8 +155,12 @@ __all__ = [
     "SourceRegained",
     "StateChanged",
     "Statistics",
+    "StreamACAgent",
     "StreamAnswerer",
+    "StreamConfig",
     "StreamPipeline",
+    "StreamQAgent",
+    "StreamQConfig",
     "SubscriberFailed",
     "SubscriberLagging",
     "Subscription",
@@ -174,3 +186,16 @@ __all__ = [
     "every_n_steps",
     "on_done_signal",
 ]
+
+_AGENTS = frozenset({"StreamACAgent", "StreamConfig", "StreamQAgent", "StreamQConfig"})
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _AGENTS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(importlib.import_module("optix_stream.agents"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_AGENTS})

@@ -27,13 +27,25 @@ def run(body: str, forbidden: list[str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, timeout=60, check=False)
 
 
-@pytest.mark.parametrize("module", ["optix_stream", "optix_stream.testing"])
+@pytest.mark.parametrize("module", ["optix_stream", "optix_stream.agents", "optix_stream.testing"])
 def test_importing_the_framework_loads_nothing_heavy(module: str) -> None:
     result = run(f"import {module}; print(sorted(set({HEAVY!r}) & set(sys.modules)))", [])
     assert (result.stdout.strip(), result.stderr) == ("[]", "")
 
 
-@pytest.mark.parametrize("module", ["optix_stream", "optix_stream.testing"])
+def test_agents_are_loaded_when_they_are_asked_for() -> None:
+    body = """
+import sys, optix_stream
+dir(optix_stream)
+assert not any(name.startswith("optix_stream.agents") for name in sys.modules)
+from optix_stream import StreamACAgent, StreamQAgent
+assert StreamACAgent is sys.modules["optix_stream.agents"].StreamACAgent
+"""
+    result = run(body, [])
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("module", ["optix_stream", "optix_stream.agents", "optix_stream.testing"])
 def test_no_module_of_the_framework_imports_an_event_loop_or_a_socket(module: str) -> None:
     result = run(f"import {module}", ["asyncio", "socket", "trio", "sniffio", "pytest", *HEAVY])
     assert (result.returncode, result.stderr) == (0, "")
