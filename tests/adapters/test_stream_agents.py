@@ -88,7 +88,7 @@ def test_observations_of_real_spaces_are_encoded_as_gymnasium_flattens_them(spac
     space.seed(0)
     encoder = ObservationEncoder(space)
     samples = [space.sample() for _ in range(20)]
-    expected = np.stack([spaces.flatten(space, sample) for sample in samples])
+    expected = np.stack([np.asarray(spaces.flatten(space, sample)) for sample in samples])
     assert encoder.size == spaces.flatdim(space)
     np.testing.assert_allclose(np.stack([encoder.encode_one(sample) for sample in samples]), expected)
     np.testing.assert_allclose(encoder(stack([as_tree(sample) for sample in samples])), expected)
