@@ -50,6 +50,7 @@ async def test_the_actor_critic_learns_to_balance(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
 @pytest.mark.parametrize("seed", [0, 1, 2])
 async def test_the_actor_critic_masters_balancing(seed: int, tmp_path: Path) -> None:
     env = gymnasium.make("CartPole-v1")
@@ -59,6 +60,7 @@ async def test_the_actor_critic_masters_balancing(seed: int, tmp_path: Path) -> 
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_action_values_learn_to_balance(tmp_path: Path) -> None:
     agent = for_env(StreamQAgent, "CartPole-v1")
     await train(agent, "CartPole-v1", 40_000, tmp_path)
