@@ -20,6 +20,7 @@ from optix_stream.contracts import (
     BasePipeline,
     Judge,
     Outcome,
+    Policy,
     Verdict,
     WindowSource,
 )
@@ -43,7 +44,7 @@ from optix_stream.events import (
     WindowScored,
 )
 from optix_stream.judges import ThresholdJudge
-from optix_stream.learner import ThreadLearner
+from optix_stream.learner import Learner, ThreadLearner
 from optix_stream.scheduler import BackoffScheduler
 from optix_stream.types import EpisodeData, EvalMetrics, LoopState, PolicySnapshot, RunReport, Statistics
 
@@ -98,7 +99,6 @@ class LoopController:
             raise ConfigurationError(f"max_episodes: expected at least 1 window, got {max_episodes}")
         if max_learning_failures < 1:
             raise ConfigurationError(f"max_learning_failures: expected at least 1, got {max_learning_failures}")
-        self._agent = agent
         self._evaluator = evaluator
         self._optimizer = optimizer
         self._pipeline = pipeline
@@ -115,7 +115,7 @@ class LoopController:
         )
         self._bus = EventBus(self._clock)
         self._callbacks = CallbackRunner(callbacks or (), self._bus, self._clock)
-        self._learner = ThreadLearner(agent, max_learning_failures)
+        self._learner: Learner = ThreadLearner(agent, max_learning_failures)
         self._history: deque[EvalMetrics] = deque(maxlen=_HISTORY)
         self._basis: str | None = None
         self._windows = 0
@@ -157,6 +157,10 @@ class LoopController:
         if self._waiting is not None:
             self._waiting.cancel()
 
+    def deterministic_policy(self) -> Policy:
+        """What to evaluate or ship: the agent's policy without exploration, where it has one."""
+        return self._learner.deterministic_policy()
+
     # -- the loop -------------------------------------------------------------------------------
 
     async def run(self) -> RunReport:
@@ -186,8 +190,9 @@ class LoopController:
                 reason = "cancelled"
                 try:
                     await tasks.start(self._callbacks.run)
-                    reason = await self._run_windows()
-                    await self._load_best()
+                    async with self._learner.open(self._bus):
+                        reason = await self._run_windows()
+                        await self._load_best()
                     report = self._report(reason, started)
                 except Exception as raised:
                     # Carried past the task group, which would wrap it in an exception group.
@@ -205,7 +210,6 @@ class LoopController:
     async def _run_windows(self) -> str:
         self._bus.emit(LoopStarted(is_live=self._pipeline.is_live, time=self._clock.now()))
         self._registry.begin_run()
-        self._learner.publish()
         async with self._open_pipeline() as source:
             while True:
                 window = await self._next_window(source)
@@ -271,7 +275,7 @@ class LoopController:
         if verdict is not None and metrics is not None:
             await self._act_on(verdict, metrics, old_state)
         if metrics is not None:
-            self._tune(window.episode_id)
+            await self._tune(window.episode_id)
 
     async def _learn(self, source: WindowSource, window: EpisodeData) -> dict[str, float] | None:
         try:
@@ -347,7 +351,7 @@ class LoopController:
     async def _save(self, metrics: EvalMetrics) -> PolicySnapshot | None:
         try:
             snapshot = await self._learner.call(
-                self._registry.save, self._agent, metrics, self._agent.get_hyperparams()
+                lambda agent: self._registry.save(agent, metrics, agent.get_hyperparams())
             )
         except CheckpointError as error:
             self._report_checkpoint_failure(metrics.episode_id, error)
@@ -365,19 +369,19 @@ class LoopController:
             self._bus.emit(RolledBack(window=window, snapshot=snapshot, time=self._clock.now()))
 
     async def _load_best(self) -> PolicySnapshot | None:
-        snapshot = await self._learner.call(self._registry.load_best, self._agent)
-        self._learner.publish()
+        snapshot = await self._learner.call(self._registry.load_best)
+        await self._learner.publish()
         return snapshot
 
-    def _tune(self, window: int) -> None:
+    async def _tune(self, window: int) -> None:
         if self.state in (LoopState.DORMANT, LoopState.WATCHDOG):
             return
         if not (self._optimizer.is_probing or self._scheduler.should_adapt(window)):
             return
-        old = self._agent.get_hyperparams()
+        old = await self._learner.call(lambda agent: agent.get_hyperparams())
         new = self._optimizer.suggest(old.copy(), tuple(self._history))
         if new.params != old.params:
-            self._agent.set_hyperparams(new)
+            await self._learner.call(lambda agent: agent.set_hyperparams(new))
             self._bus.emit(
                 HyperparamsChanged(window=window, old=old.params, new=dict(new.params), time=self._clock.now())
             )

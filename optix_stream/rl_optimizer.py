@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from optix_stream.bus import Subscription
 from optix_stream.callbacks import LoopCallback
 from optix_stream.checkpoints import CheckpointRegistry
-from optix_stream.contracts import BaseAgent, BaseEvaluator, BaseOptimizer, BasePipeline, Judge
+from optix_stream.contracts import BaseAgent, BaseEvaluator, BaseOptimizer, BasePipeline, Judge, Policy
 from optix_stream.controller import LoopController
 from optix_stream.evaluators import EpisodeReturnEvaluator
 from optix_stream.optimizers import BackoffOptimizer
@@ -97,6 +97,10 @@ class RLOptimizer:
     def statistics(self) -> Statistics:
         """Where every transition of this run is."""
         return self.controller.statistics()
+
+    def deterministic_policy(self) -> Policy:
+        """What to evaluate or ship; see ``LoopController.deterministic_policy``."""
+        return self.controller.deterministic_policy()
 
     @property
     def state(self) -> LoopState:

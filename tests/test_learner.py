@@ -8,7 +8,7 @@ import anyio.from_thread
 import numpy as np
 import pytest
 
-from optix_stream.contracts import Decision, Policy, act_one_of, as_policy
+from optix_stream.contracts import BaseAgent, Decision, Policy, act_one_of, as_policy
 from optix_stream.learner import PublishedPolicy, ThreadLearner
 from optix_stream.testing import FakeClock, NullAgent, RecordingAgent, make_window
 from optix_stream.types import EpisodeData
@@ -104,7 +104,7 @@ async def test_calls_take_turns() -> None:
     most = [0]
     lock = threading.Lock()
 
-    def call() -> None:
+    def call(agent: BaseAgent) -> None:
         with lock:
             running[0] += 1
             most[0] = max(most[0], running[0])
