@@ -357,6 +357,20 @@ def test_continuous_learning_moves_towards_what_pays() -> None:
     assert best[1, 0] < -0.3
 
 
+def test_actions_are_chosen_by_what_is_learned_from() -> None:
+    agent = make_continuous()
+    policy = agent.live_policy()
+    assert isinstance(policy, SingleActor)
+    Walk(agent).learn(6)
+    state = agent.capture_state()
+    observation = state.streams[0].row
+    drawn = policy.act_one(observation)[1]["raw_action"]
+    agent.restore_state(state)
+    # The same inputs, weights and generator: as a frozen policy has them that counts nothing.
+    expected = agent.publish_policy().act(observation[None]).extras["raw_action"][0]
+    np.testing.assert_allclose(drawn, expected, rtol=1e-5)
+
+
 def test_acting_in_between_changes_nothing_of_what_is_learned() -> None:
     first, second = make_ac(), make_ac()
     path = np.random.default_rng(0).normal(size=(20, 2))

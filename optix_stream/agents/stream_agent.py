@@ -219,6 +219,10 @@ class StreamAgent(BaseAgent, TransitionLearner, PolicyPublisher, Restorable):
     def _act_one(self, observation: Tree) -> tuple[Any, Mapping[str, Any]]:
         row = self._encoder.encode_one(observation)
         with self._lock:
+            memory = self._streams.latest
+            if memory is not None and memory.row.tobytes() == row.tobytes():
+                # As it will be learned from: standardised anew it would count twice.
+                return self._choose(self._networks.forward(memory.inputs))
             return self._choose(self._look(row).outputs)
 
     def _look(self, row: FloatArray) -> _Glimpse:

@@ -55,6 +55,11 @@ class StreamTable:
     def __iter__(self) -> Iterator[tuple[StreamId, StreamMemory]]:
         return iter(self._streams.items())
 
+    @property
+    def latest(self) -> StreamMemory | None:
+        """The stream that was heard of last, of those within an episode."""
+        return next(reversed(self._streams.values()), None)
+
     def open(self, stream: StreamId) -> StreamMemory:
         """The memory of ``stream``, a new one outside an episode; now the one heard of last."""
         memory = self._streams.pop(stream, None)
