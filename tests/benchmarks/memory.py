@@ -119,6 +119,7 @@ class Meter(BaseEvaluator):
 
 async def run(agent: BaseAgent, pipeline: BasePipeline, windows: int) -> tuple[RunReport, list[float]]:
     """The loop with someone who listens; and what the meter noted."""
+    outcomes: list[RunReport] = []
     meter = Meter(every=max(1, windows // 20))
     with tempfile.TemporaryDirectory() as directory:
         optimizer = RLOptimizer(
@@ -132,8 +133,8 @@ async def run(agent: BaseAgent, pipeline: BasePipeline, windows: int) -> tuple[R
                     pass
 
             tasks.start_soon(listen)
-            outcome = await optimizer.run()
-    return outcome, meter.notes_mb
+            outcomes.append(await optimizer.run())
+    return outcomes[0], meter.notes_mb
 
 
 def report(name: str, agent: BaseAgent, pipeline: BasePipeline, windows: int) -> None:
