@@ -3,8 +3,8 @@
 ``Producer``, ``Policy`` and ``TransitionSink`` are structural (``Protocol``): anything of the right
 shape fits. What a user subclasses is an abstract base class. What an agent can do *besides* the
 six methods of ``BaseAgent`` it says by inheriting ``PolicyPublisher``, ``TransitionLearner``,
-``IncrementalLearner`` or ``Restorable``, what a policy can do besides ``act`` by inheriting
-``SingleActor``; nothing is found out by probing for attributes.
+``IncrementalLearner``, ``Restorable`` or ``Reproducible``, what a policy can do besides ``act`` by inheriting
+``SingleActor`` or ``PortablePolicy``; nothing is found out by probing for attributes.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import msgspec
 import numpy as np
 
 from optix_stream.events import Event, StreamEvent, TransitionsDropped
+from optix_stream.recipes import AgentRecipe
 from optix_stream.trees import with_batch_axis
 from optix_stream.types import (
     Array,
@@ -72,6 +73,36 @@ class SingleActor(ABC):
     @abstractmethod
     def act_one(self, observation: Tree) -> tuple[Any, Mapping[str, Any]]:
         """What ``act`` would answer for a batch of one, without the batch axis: the action and its extras."""
+
+
+class PolicyExport(msgspec.Struct, frozen=True, eq=False):
+    """A policy as plain data.
+
+    Attributes:
+        builder: ``"module:callable"`` that makes it again: ``(structure, arrays, generator) -> policy``, where no
+            generator means no exploration. The module imports no framework.
+        structure: plain data, the same for policies of one agent that differ in weights alone.
+        arrays: the weights and whatever else learning changes, by name.
+    """
+
+    builder: str
+    structure: Any
+    arrays: Mapping[str, Array]
+
+
+class PortablePolicy(ABC):
+    """Mixin for a policy that another process can have too."""
+
+    __slots__ = ()
+
+    @property
+    @abstractmethod
+    def generator(self) -> np.random.Generator | None:
+        """What it explores by, shared with the agent's other policies; None: it does not explore."""
+
+    @abstractmethod
+    def export(self) -> PolicyExport | None:
+        """The policy as plain data; None where this one cannot be, such as one that acts through a graph."""
 
 
 def act_one_of(policy: Policy) -> Callable[[Tree], tuple[Any, Mapping[str, Any]]]:
@@ -218,6 +249,15 @@ class IncrementalLearner(ABC):
     @abstractmethod
     def learn_increment(self, part: EpisodeData) -> Mapping[str, float]:
         """Learn from the next rows of the window that is filling; the same rules as for ``learn``."""
+
+
+class Reproducible(ABC):
+    """Mixin for an agent that can say how another process can make one like it."""
+
+    @property
+    @abstractmethod
+    def recipe(self) -> AgentRecipe | None:
+        """How it was made; None where no other process could."""
 
 
 class Restorable(ABC):

@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from optix_stream.contracts import Decision
 from optix_stream.errors import TransitionMismatchError
+from optix_stream.policies.composed import Sampler
+from optix_stream.policies.samplers import LOG_PROB, RAW_ACTION, CategoricalSampler, GaussianSampler, bounds_of
 from optix_stream.trees import describe
 from optix_stream.types import Array, BoolArray, EpisodeData
 
-LOG_PROB = "log_prob"
-RAW_ACTION = "raw_action"
 _LOG_2PI = math.log(2.0 * math.pi)
 
-Sampler: TypeAlias = Callable[[Array], Decision]
-"""Network outputs ``[N, units]`` in, a decision out."""
+__all__ = ["LOG_PROB", "RAW_ACTION", "ActionHead", "CategoricalHead", "GaussianHead", "are_own"]
 
 
 def are_own(window: EpisodeData) -> BoolArray:
@@ -70,39 +67,7 @@ class CategoricalHead(ActionHead):
         self._start = start
 
     def sampler(self, rng: np.random.Generator | None) -> Sampler:
-        start = self._start
-        if rng is None:
-            return lambda logits: Decision(np.argmax(logits, axis=1) + start)
-        random, exp, last = rng.random, math.exp, self.units - 1
-
-        def sample_one(logits: Array) -> Decision:
-            # Plain floats: at this size the overhead of each numpy call would be most of the time.
-            row = logits[0].tolist()
-            top = max(row)
-            weights = [exp(value - top) for value in row]
-            total = sum(weights)
-            left = random() * total
-            choice = 0
-            for weight in weights:
-                left -= weight
-                if left < 0.0 or choice == last:
-                    break
-                choice += 1
-            log_prob = row[choice] - top - math.log(total)
-            return Decision(np.array([choice + start]), {LOG_PROB: np.array([log_prob], np.float32)})
-
-        def sample(logits: Array) -> Decision:
-            if len(logits) == 1 and last < 32:
-                return sample_one(logits)
-            shifted = logits - logits.max(axis=1, keepdims=True)
-            cumulative = np.exp(shifted).cumsum(axis=1)
-            total = cumulative[:, -1]
-            left = random(len(logits)) * total
-            choices = np.minimum((cumulative <= left[:, None]).sum(axis=1), last)
-            log_prob = shifted[np.arange(len(choices)), choices] - np.log(total)
-            return Decision(choices + start, {LOG_PROB: log_prob})
-
-        return sample
+        return CategoricalSampler(self.units, self._start, rng)
 
     def learnable(self, window: EpisodeData) -> Array:
         actions = window.actions
@@ -141,39 +106,14 @@ class GaussianHead(ActionHead):
 
     def __init__(self, low: Array, high: Array, dtype: Any, log_std: float = 0.0) -> None:
         self.units = int(low.size)
-        self._shape = low.shape
+        self._bounds = (low, high)
         self._dtype = dtype
-        self._low = low.ravel().astype(np.float32)
-        self._high = high.ravel().astype(np.float32)
-        bounded = np.isfinite(self._low) & np.isfinite(self._high)
-        finite_low, finite_high = np.where(bounded, self._low, -1.0), np.where(bounded, self._high, 1.0)
-        self._center = (0.5 * (finite_low + finite_high)).astype(np.float32)
-        self._scale = np.maximum(0.5 * (finite_high - finite_low), 1e-6).astype(np.float32)
+        _, _, self._center, self._scale = bounds_of(low, high)
         self.log_std = keras.Variable(np.full(self.units, log_std, np.float32), name="log_std")
         self.variables = (self.log_std,)
 
     def sampler(self, rng: np.random.Generator | None) -> Sampler:
-        low, high, center, scale = self._low, self._high, self._center, self._scale
-        dtype, shape = self._dtype, self._shape
-
-        def execute(raw: Array) -> Array:
-            clipped: Array = np.minimum(np.maximum(raw * scale + center, low), high)
-            return clipped.astype(dtype, copy=False).reshape(len(raw), *shape)
-
-        if rng is None:
-            return lambda means: Decision(execute(means))
-        normal = rng.standard_normal
-        log_std = np.array(self.log_std.value.numpy())
-        std = np.exp(log_std)
-        constant = np.float32(-log_std.sum() - 0.5 * self.units * _LOG_2PI)
-
-        def sample(means: Array) -> Decision:
-            noise = normal(means.shape, np.float32)
-            raw = means + std * noise
-            log_prob = np.einsum("ij,ij->i", noise, noise) * np.float32(-0.5) + constant
-            return Decision(execute(raw), {LOG_PROB: log_prob, RAW_ACTION: raw})
-
-        return sample
+        return GaussianSampler(*self._bounds, self._dtype, np.array(self.log_std.value.numpy()), rng)
 
     def learnable(self, window: EpisodeData) -> Array:
         raw = window.extras.get(RAW_ACTION)

@@ -10,14 +10,16 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from optix_stream.contracts import BaseAgent, Policy, PolicyPublisher, Restorable
-from optix_stream.errors import CheckpointError, ConfigurationError, TransitionMismatchError
-from optix_stream.trees import as_tree, describe, with_batch_axis
+from optix_stream.contracts import BaseAgent, Policy, PolicyPublisher, Reproducible, Restorable
+from optix_stream.errors import CheckpointError, ConfigurationError
+from optix_stream.policies import EncodedInput
+from optix_stream.recipes import AgentRecipe, recipe_of
+from optix_stream.trees import as_tree, with_batch_axis
 from optix_stream.types import Array, EpisodeData, FloatArray, HyperparamSet, Tree
 from optix_stream_adapters.tensorflow.actions import ActionHead, CategoricalHead
 from optix_stream_adapters.tensorflow.forward import ModelForward
 from optix_stream_adapters.tensorflow.networks import build_mlp
-from optix_stream_adapters.tensorflow.policy import ModelPolicy, Prepare
+from optix_stream_adapters.tensorflow.policy import ModelPolicy
 from optix_stream_adapters.tensorflow.reinforce import ReinforceUpdate
 from optix_stream_adapters.tensorflow.returns import Segments, discounted_returns, find_segments
 from optix_stream_adapters.tensorflow.state import read_state, write_state
@@ -36,7 +38,7 @@ class TFAgentConfig:
     value_updates: int = 20
 
 
-class TFAgent(BaseAgent, PolicyPublisher, Restorable):
+class TFAgent(BaseAgent, PolicyPublisher, Reproducible, Restorable):
     """REINFORCE with a value baseline, around a Keras model. Williams 1992.
 
     The policy is sampled. Returns stop at the end of an episode, never cross streams or gaps, and go
@@ -122,6 +124,7 @@ class TFAgent(BaseAgent, PolicyPublisher, Restorable):
         optimizer.build(self._policy_variables)
         self.value_optimizer.build(self._value_variables)
         self._update = self._make_update()
+        self._recipe: AgentRecipe | None = None
         self._read_variables: Any = None
         self._version = 0
         self._steps = 0
@@ -152,6 +155,8 @@ class TFAgent(BaseAgent, PolicyPublisher, Restorable):
         from optix_stream_adapters.tensorflow.encoding import ObservationEncoder
         from optix_stream_adapters.tensorflow.spaces import make_head
 
+        given = {"observation_space": observation_space, "action_space": action_space, "hidden": hidden, "seed": seed}
+        recipe = recipe_of(cls.for_spaces, given | config)
         params = {name: config.pop(name, value) for name, value in cls.default_hyperparams.items()}
         known = {field.name for field in fields(cls.config_type)}
         if not config.keys() <= known:
@@ -160,7 +165,7 @@ class TFAgent(BaseAgent, PolicyPublisher, Restorable):
         size = (ObservationEncoder(observation_space).size,)
         units = make_head(action_space).units
         rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(3,)))
-        return cls(
+        agent = cls(
             build_mlp(size, hidden, units, rng=rng, output_gain=0.01),
             keras.optimizers.Adam(params["learning_rate"], epsilon=1e-5),
             HyperparamSet(params),
@@ -170,6 +175,13 @@ class TFAgent(BaseAgent, PolicyPublisher, Restorable):
             seed=seed,
             config=cls.config_type(**config),
         )
+        agent._recipe = recipe
+        return agent
+
+    @property
+    def recipe(self) -> AgentRecipe | None:
+        """How ``for_spaces`` was called; None for an agent around models of the user's own."""
+        return self._recipe
 
     # --- acting
 
@@ -260,21 +272,9 @@ class TFAgent(BaseAgent, PolicyPublisher, Restorable):
             raise ConfigurationError(f"model: expected {head.units} outputs for {action_space}, got {units}")
         return head
 
-    def _prepare(self) -> Prepare:
+    def _prepare(self) -> EncodedInput:
         """Observations as the networks take them: encoded, and of their input shape."""
-        encoder, shape = self._encoder, self._forward.input_shape
-
-        def prepare(observations: Tree) -> Array:
-            if encoder is not None:
-                return encoder(observations).reshape(-1, *shape)
-            if not isinstance(observations, np.ndarray):
-                raise ConfigurationError("observation_space: expected one, for observations that are dicts or tuples")
-            try:
-                return observations.astype(np.float32, copy=False).reshape(len(observations), *shape)
-            except ValueError as error:
-                raise TransitionMismatchError("observation", f"[N, {shape}]", describe(observations)) from error
-
-        return prepare
+        return EncodedInput(self._forward.input_shape, self._encoder)
 
     # --- hyperparameters
 

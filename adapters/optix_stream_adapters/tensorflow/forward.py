@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from optix_stream.errors import ConfigurationError
+from optix_stream.policies import DenseLayer, DenseNetwork
+from optix_stream.policies.composed import Forward
 from optix_stream.types import Array
-from optix_stream_adapters.tensorflow.activations import ACTIVATIONS, Activation, elu, leaky_relu
+from optix_stream_adapters.tensorflow.activations import ACTIVATIONS
 
 logger = logging.getLogger(__name__)
-
-Forward: TypeAlias = Callable[[Array], Array]
-"""float32 ``[N, …]`` in, float32 ``[N, units]`` out; never changes its answer."""
 
 _TOLERANCE = 1e-5
 _PROBE_ROWS = 8
@@ -76,7 +74,7 @@ class ModelForward:
 
     def live(self) -> Forward:
         """The fastest function of this moment's weights, not checked against the model."""
-        return self._compiled_forward() if self._stack is None else _NumpyForward(self._stack)
+        return self._compiled_forward() if self._stack is None else _read_stack(self._stack)
 
     def freeze(self) -> Forward:
         """The fastest function of this moment's weights, which are copied.
@@ -86,7 +84,7 @@ class ModelForward:
         """
         if self._stack is None:
             return self._compiled_forward()
-        forward = _NumpyForward(self._stack)
+        forward = _read_stack(self._stack)
         expected = self(self._probe)
         difference = float(np.max(np.abs(forward(self._probe) - expected)))
         # Written so that NaN counts as a difference.
@@ -131,32 +129,19 @@ class ModelForward:
         )
 
 
-class _Step:
+class _Step(NamedTuple):
     """One layer of a plain stack: ``activation(x @ kernel + bias)``, or an activation alone."""
 
-    __slots__ = ("activation", "bias", "kernel")
-
-    def __init__(self, activation: Activation | None, kernel: Any = None, bias: Any = None) -> None:
-        self.activation = activation
-        self.kernel = kernel
-        self.bias = bias
+    activation: str | None
+    parameter: float | None = None
+    kernel: Any = None
+    bias: Any = None
 
 
-class _NumpyForward:
-    __slots__ = ("_steps",)
-
-    def __init__(self, stack: list[_Step]) -> None:
-        self._steps = tuple((_copy(step.kernel), _copy(step.bias), step.activation) for step in stack)
-
-    def __call__(self, inputs: Array) -> Array:
-        x = inputs if inputs.ndim == 2 else inputs.reshape(len(inputs), -1)
-        for kernel, bias, activation in self._steps:
-            x = x.copy() if kernel is None else x.dot(kernel)
-            if bias is not None:
-                x += bias
-            if activation is not None:
-                x = activation(x)
-        return x
+def _read_stack(stack: list[_Step]) -> DenseNetwork:
+    return DenseNetwork(
+        [DenseLayer(_copy(step.kernel), _copy(step.bias), step.activation, step.parameter) for step in stack]
+    )
 
 
 def _copy(variable: Any) -> Any:
@@ -193,11 +178,11 @@ def _step_of(layer: Any, kind: type) -> _Step | None:
         activation = ACTIVATIONS[layer.activation]
         if kind is keras.layers.Activation:
             return _Step(activation)
-        return _Step(activation, layer.kernel, layer.bias)
+        return _Step(activation, None, layer.kernel, layer.bias)
     if kind is keras.layers.LeakyReLU:
-        return _Step(functools.partial(leaky_relu, slope=float(layer.negative_slope)))
+        return _Step("leaky_relu", float(layer.negative_slope))
     if kind is keras.layers.ELU:
-        return _Step(functools.partial(elu, alpha=float(layer.alpha)))
+        return _Step("elu", float(layer.alpha))
     return None
 
 

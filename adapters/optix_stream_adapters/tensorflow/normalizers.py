@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
 from optix_stream.types import Array, EpisodeData, FloatArray, StreamId
@@ -50,22 +48,12 @@ class RunningMoments:
 
 
 class ObservationNormalizer(RunningMoments):
-    """Standardises encoded observations and clips them to ±10 standard deviations."""
+    """Running moments of encoded observations, by which they are standardised."""
 
-    def freeze(self) -> Callable[[Array], Array]:
-        """The present standardisation as a function of ``[N, size]``, which never changes."""
-        if not self.count:
-            return lambda rows: rows
-        mean = self.mean.astype(np.float32)
+    def standardization(self) -> tuple[Array, Array]:
+        """What to subtract and what to multiply by, float32 ``[size]`` each, as ``EncodedInput`` takes them."""
         inverse = (1.0 / np.sqrt(self.variance + _EPSILON)).astype(np.float32)
-        ten = np.float32(10.0)
-
-        def normalize(rows: Array) -> Array:
-            standard = rows - mean
-            standard *= inverse
-            return np.minimum(np.maximum(standard, -ten, out=standard), ten, out=standard)
-
-        return normalize
+        return self.mean.astype(np.float32), inverse
 
 
 class RewardScaler(RunningMoments):

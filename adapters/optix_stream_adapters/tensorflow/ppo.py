@@ -11,11 +11,11 @@ import numpy as np
 import tensorflow as tf
 
 from optix_stream.errors import ConfigurationError
-from optix_stream.types import Array, EpisodeData, HyperparamSet, Tree
+from optix_stream.policies import EncodedInput
+from optix_stream.types import Array, EpisodeData, HyperparamSet
 from optix_stream_adapters.tensorflow.actions import LOG_PROB, are_own
 from optix_stream_adapters.tensorflow.agent import TFAgent, require_finite, standardize
 from optix_stream_adapters.tensorflow.normalizers import ObservationNormalizer, RewardScaler
-from optix_stream_adapters.tensorflow.policy import Prepare
 from optix_stream_adapters.tensorflow.ppo_update import PPOUpdate, Rollout
 from optix_stream_adapters.tensorflow.returns import find_segments, generalized_advantages
 
@@ -191,20 +191,10 @@ class PPOAgent(TFAgent):
             rows = super()._prepare()(window.observations)
             self._observations.update(rows.reshape(len(rows), -1))
 
-    def _prepare(self) -> Prepare:
-        encode = super()._prepare()
-        if self._observations is None:
-            return encode
-        normalize = self._observations.freeze()
-        shape = self._forward.input_shape
-        if len(shape) == 1:
-            return lambda observations: normalize(encode(observations))
-
-        def prepare(observations: Tree) -> Array:
-            rows = encode(observations)
-            return normalize(rows.reshape(len(rows), -1)).reshape(rows.shape)
-
-        return prepare
+    def _prepare(self) -> EncodedInput:
+        if self._observations is None or not self._observations.count:
+            return super()._prepare()
+        return EncodedInput(self._forward.input_shape, self._encoder, *self._observations.standardization())
 
     def _make_update(self) -> Any:
         return PPOUpdate(

@@ -1,0 +1,148 @@
+"""Plain data and arrays as bytes, for another process of this app: no code travels, nothing is unpickled.
+
+MessagePack, with extensions for arrays, tuples and spaces.
+"""
+
+from __future__ import annotations
+
+import logging
+import struct
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from optix_stream.errors import ConfigurationError
+from optix_stream.spaces import describe_space, is_space, make_space
+from optix_stream.types import CompletedEpisode, EpisodeData
+
+logger = logging.getLogger(__name__)
+
+_ARRAY, _TUPLE, _SPACE = 1, 2, 3
+_LENGTH = struct.Struct("<Q")
+_HEADER = struct.Struct("<I")
+_LARGEST_FRAME = 1 << 33
+
+
+def encode(value: Any) -> bytes:
+    """Dicts, lists, tuples, numbers, text, bytes, arrays and Gymnasium spaces, in any depth.
+
+    Raises:
+        ConfigurationError: anything else.
+    """
+    try:
+        return _encoder.encode(_mark(value))
+    except (TypeError, OverflowError, RecursionError) as error:
+        raise ConfigurationError(f"expected plain data, arrays and spaces, got what cannot travel: {error}") from error
+
+
+def decode(data: bytes | memoryview) -> Any:
+    """What ``encode`` was given; arrays are copies of their own."""
+    return _decoder.decode(data)
+
+
+def encode_window(window: EpisodeData) -> bytes:
+    """A window; of ``infos`` and ``metadata`` what can travel, the rest stays behind with a warning."""
+    values = {field.name: getattr(window, field.name) for field in fields(EpisodeData)}
+    values["completed"] = [msgspec.to_builtins(episode) for episode in window.completed]
+    values["infos"] = _portable_infos(window.infos)
+    values["metadata"] = _portable(window.metadata)
+    return encode(values)
+
+
+def decode_window(data: bytes | memoryview) -> EpisodeData:
+    """The window that ``encode_window`` was given."""
+    values = decode(data)
+    length = len(values["rewards"])
+    values["infos"] = values["infos"] if values["infos"] is not None else [{} for _ in range(length)]
+    values["completed"] = tuple(msgspec.convert(episode, CompletedEpisode) for episode in values["completed"])
+    return EpisodeData(**values)
+
+
+def frame(data: bytes) -> bytes:
+    """``data`` after its length."""
+    return _LENGTH.pack(len(data)) + data
+
+
+def read_frame(read: Callable[[int], bytes]) -> bytes | None:
+    """The next frame.
+
+    Args:
+        read: gives so many bytes, or fewer where there will be no more.
+
+    Returns:
+        Its data; None where the other side has gone.
+
+    Raises:
+        ConfigurationError: a length that no frame has: the bytes are not frames.
+    """
+    head = read(_LENGTH.size)
+    if len(head) < _LENGTH.size:
+        return None
+    (length,) = _LENGTH.unpack(head)
+    if length > _LARGEST_FRAME:
+        raise ConfigurationError(f"frame: expected at most {_LARGEST_FRAME} bytes, got {length}")
+    data = read(length)
+    return data if len(data) == length else None
+
+
+def _mark(value: Any) -> Any:
+    """With every tuple marked as one: MessagePack has lists only."""
+    if isinstance(value, tuple):
+        return msgspec.msgpack.Ext(_TUPLE, _encoder.encode([_mark(part) for part in value]))
+    if isinstance(value, list):
+        return [_mark(part) for part in value]
+    # A Dict space is a mapping too.
+    if isinstance(value, Mapping) and not is_space(value):
+        return {key: _mark(part) for key, part in value.items()}
+    return value
+
+
+def _encode_other(value: Any) -> Any:
+    if isinstance(value, np.ndarray | np.generic):
+        array = np.asarray(value)
+        if array.dtype.hasobject or array.dtype.names is not None:
+            raise TypeError(f"an array of {array.dtype}")
+        header = msgspec.msgpack.encode([array.dtype.str, array.shape, isinstance(value, np.generic)])
+        return msgspec.msgpack.Ext(_ARRAY, b"".join((_HEADER.pack(len(header)), header, array.tobytes())))
+    if is_space(value):
+        return msgspec.msgpack.Ext(_SPACE, _encoder.encode(describe_space(value)))
+    raise TypeError(f"{value!r} of type {type(value).__name__}")
+
+
+def _decode_other(code: int, data: memoryview) -> Any:
+    match code:
+        case 1:
+            start = _HEADER.size + _HEADER.unpack_from(data)[0]
+            dtype, shape, is_scalar = msgspec.msgpack.decode(data[_HEADER.size : start])
+            array = np.frombuffer(data[start:], np.dtype(dtype)).reshape(shape)
+            # A copy is aligned, and its own.
+            return array[()] if is_scalar else array.copy()
+        case 2:
+            return tuple(_decoder.decode(data))
+        case 3:
+            return make_space(_decoder.decode(data))
+    raise ConfigurationError(f"expected an extension of this module, got {code}")
+
+
+def _portable_infos(infos: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]] | None:
+    """None where all are empty, as most are."""
+    return [_portable(info) for info in infos] if any(infos) else None
+
+
+def _portable(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    kept = {}
+    for key, value in values.items():
+        try:
+            encode(value)
+        except ConfigurationError:
+            logger.warning("%r is a %s and does not travel to the learner's process", key, type(value).__name__)
+        else:
+            kept[key] = value
+    return kept
+
+
+_encoder = msgspec.msgpack.Encoder(enc_hook=_encode_other)
+_decoder = msgspec.msgpack.Decoder(ext_hook=_decode_other)
