@@ -61,7 +61,7 @@ _NAMED: Mapping[tuple[str, str], Preset] = {
         dormant_threshold=120,
         agent={
             "epochs": 20, "minibatch_size": 256, "gamma": 0.98, "gae_lambda": 0.8, "learning_rate": 1e-3,
-            "schedule_steps": 100_000, "normalize_observations": True, "jit_compile": True,
+            "schedule_steps": 100_000, "max_grad_norm": 5.0, "normalize_observations": True, "jit_compile": True,
         },
     ),
     ("Acrobot-v1", "ppo"): Preset(
