@@ -24,7 +24,13 @@ from optix_stream.contracts import (
     Verdict,
     WindowSource,
 )
-from optix_stream.errors import AlreadyRunningError, CheckpointError, ConfigurationError, LearningFailedError
+from optix_stream.errors import (
+    AlreadyRunningError,
+    CheckpointError,
+    ConfigurationError,
+    LearnerLostError,
+    LearningFailedError,
+)
 from optix_stream.events import (
     CheckpointFailed,
     CheckpointSaved,
@@ -44,7 +50,8 @@ from optix_stream.events import (
     WindowScored,
 )
 from optix_stream.judges import ThresholdJudge
-from optix_stream.learner import Learner, ThreadLearner
+from optix_stream.learner import Learner, LearnerPlacement, make_learner
+from optix_stream.recipes import AgentRecipe
 from optix_stream.scheduler import BackoffScheduler
 from optix_stream.types import EpisodeData, EvalMetrics, LoopState, PolicySnapshot, RunReport, Statistics
 
@@ -57,7 +64,7 @@ class LoopController:
     """Owns the loop. ``await run()`` in any task of any app; it brings no event loop of its own.
 
     Args:
-        agent: learns and acts.
+        agent: learns and acts; or how it is made, for a process of its own whose libraries are not needed here.
         evaluator: scores windows.
         optimizer: tunes hyperparameters.
         pipeline: where windows come from.
@@ -71,14 +78,18 @@ class LoopController:
         max_learning_failures: windows (or, for ``learn_one``, transitions) in a row on which learning may raise
             before the run fails.
         clock: the run's clock.
+        learner: where the agent learns: ``"thread"``, ``"process"`` or ``ProcessOptions``. By default a live
+            pipeline's agent that learns from windows and says how it is made (``Reproducible``) gets a process, if
+            its policy can act here without it, and every other agent a thread.
 
     Raises:
-        ConfigurationError: a pipeline made for another agent, or a limit below 1.
+        ConfigurationError: a process for an agent without a recipe, a pipeline made for another agent, or a limit
+            below 1.
     """
 
     def __init__(
         self,
-        agent: BaseAgent,
+        agent: BaseAgent | AgentRecipe,
         evaluator: BaseEvaluator,
         optimizer: BaseOptimizer,
         pipeline: BasePipeline,
@@ -92,6 +103,7 @@ class LoopController:
         judge: Judge | None = None,
         max_learning_failures: int = 3,
         clock: Clock | None = None,
+        learner: LearnerPlacement = None,
     ) -> None:
         if pipeline.agent is not None and pipeline.agent is not agent:
             raise ConfigurationError("the pipeline was made for another agent than the controller's")
@@ -115,7 +127,9 @@ class LoopController:
         )
         self._bus = EventBus(self._clock)
         self._callbacks = CallbackRunner(callbacks or (), self._bus, self._clock)
-        self._learner: Learner = ThreadLearner(agent, max_learning_failures)
+        self._learner: Learner = make_learner(
+            agent, learner, is_live=pipeline.is_live, clock=self._clock, max_failures=max_learning_failures
+        )
         self._history: deque[EvalMetrics] = deque(maxlen=_HISTORY)
         self._basis: str | None = None
         self._windows = 0
@@ -174,6 +188,7 @@ class LoopController:
 
         Raises:
             LearningFailedError: ``learn`` failed too often in a row.
+            LearnerLostError: the learner's process was lost too often in a row.
             AlreadyRunningError: a run is under way.
             Exception: what a source, the evaluator, the judge or the tuner raised.
         """
@@ -281,7 +296,8 @@ class LoopController:
         try:
             diagnostics = await self._learner.learn(window)
         except Exception as error:
-            source.record_dropped(window, "learning_failed")
+            is_lost = isinstance(error, LearnerLostError)
+            source.record_dropped(window, "learner_lost" if is_lost else "learning_failed")
             self._failures += 1
             logger.exception("agent.learn failed on window %d", window.episode_id)
             self._bus.emit(
@@ -293,6 +309,8 @@ class LoopController:
                     time=self._clock.now(),
                 )
             )
+            if isinstance(error, LearnerLostError) and error.is_final:
+                raise
             if self._failures >= self._max_learning_failures:
                 raise LearningFailedError(self._failures, window.episode_id, error) from error
             return None

@@ -11,6 +11,8 @@
     ├── ActingFailedError           the policy raised
     ├── SourceFailedError           a source failed too often in a row
     ├── LearningFailedError         agent.learn failed too often in a row
+    ├── AgentFailedError            the agent raised, in a process of its own
+    ├── LearnerLostError            the learner's process was lost, and a window or the run with it
     ├── CheckpointError             a checkpoint is missing, damaged or cannot be written
     └── AlreadyRunningError         run() was called while a run is under way
 
@@ -115,6 +117,25 @@ class LearningFailedError(OptixStreamError):
         super().__init__(f"{what}: {cause!r}")
         self.failures = failures
         self.window = window
+
+
+class AgentFailedError(OptixStreamError):
+    """The agent raised in the learner's process; the text is its error, a note has the traceback."""
+
+
+class LearnerLostError(OptixStreamError):
+    """The learner's process was lost again while it learned from one window, or too often in a row.
+
+    Attributes:
+        losses: in a row, without a window learned from between them.
+        is_final: it was not started again: nothing will be learned any more.
+    """
+
+    def __init__(self, reason: str, losses: int, *, is_final: bool) -> None:
+        what = "and was not started again" if is_final else "while it learned from the same window"
+        super().__init__(f"the learner's process was lost {losses} times in a row {what}: {reason}")
+        self.losses = losses
+        self.is_final = is_final
 
 
 class CheckpointError(OptixStreamError):

@@ -174,6 +174,32 @@ class LearningFailed(Event, frozen=True, kw_only=True, eq=False):
     error: str
 
 
+class LearnerLost(Event, frozen=True, kw_only=True, eq=False):
+    """The learner's process is gone; acting goes on. ``LearnerRestarted`` follows, or the run fails.
+
+    Attributes:
+        reason: how it ended, in words.
+        transitions: in what was being learned from, which is tried once more.
+        forgotten: transitions of windows that were learned from after the last commit, and so in vain.
+        losses: in a row, without a window learned from between them.
+    """
+
+    reason: str
+    transitions: int
+    forgotten: int
+    losses: int
+
+
+class LearnerRestarted(Event, frozen=True, kw_only=True, eq=False):
+    """The learner's process runs again, from its last commit.
+
+    Attributes:
+        windows: that the commit has learned from in this run.
+    """
+
+    windows: int
+
+
 class SourceLost(Event, frozen=True, kw_only=True, eq=False):
     """A source ended or failed; ``retry_sec`` until the next attempt, None if there is none."""
 

@@ -11,7 +11,9 @@ from optix_stream.checkpoints import CheckpointRegistry
 from optix_stream.contracts import BaseAgent, BaseEvaluator, BaseOptimizer, BasePipeline, Judge, Policy
 from optix_stream.controller import LoopController
 from optix_stream.evaluators import EpisodeReturnEvaluator
+from optix_stream.learner import LearnerPlacement
 from optix_stream.optimizers import BackoffOptimizer
+from optix_stream.recipes import AgentRecipe
 from optix_stream.scheduler import BackoffScheduler
 from optix_stream.types import LoopState, PolicySnapshot, RunReport, Statistics
 
@@ -20,7 +22,7 @@ class RLOptimizer:
     """Assembles the loop around an agent and a pipeline: ``await RLOptimizer(agent, pipeline).run()``.
 
     Args:
-        agent: learns and acts.
+        agent: learns and acts; or how it is made, see ``LoopController``.
         pipeline: where windows come from.
         evaluator: scores windows; by default the mean return of the episodes that ended.
         optimizer: tunes hyperparameters; by default ``BackoffOptimizer`` without bounds, which
@@ -38,11 +40,12 @@ class RLOptimizer:
         degradation_threshold: share of the best score below which the policy counts as degraded.
         callbacks: hooks, see ``LoopCallback``.
         judge: decides what a score means, in place of the margins above.
+        learner: ``"thread"`` or ``"process"``: where the agent learns, see ``LoopController``.
     """
 
     def __init__(
         self,
-        agent: BaseAgent,
+        agent: BaseAgent | AgentRecipe,
         pipeline: BasePipeline,
         evaluator: BaseEvaluator | None = None,
         optimizer: BaseOptimizer | None = None,
@@ -60,6 +63,7 @@ class RLOptimizer:
         callbacks: Sequence[LoopCallback] | None = None,
         *,
         judge: Judge | None = None,
+        learner: LearnerPlacement = None,
     ) -> None:
         self.controller = LoopController(
             agent=agent,
@@ -80,6 +84,7 @@ class RLOptimizer:
             max_episodes=max_episodes,
             callbacks=callbacks,
             judge=judge,
+            learner=learner,
         )
 
     async def run(self) -> RunReport:

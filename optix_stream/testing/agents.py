@@ -5,14 +5,22 @@ from __future__ import annotations
 import copy
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from numbers import Real
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from optix_stream.contracts import BaseAgent, Decision, Policy, PolicyPublisher, Restorable
+from optix_stream.contracts import (
+    BaseAgent,
+    Decision,
+    Policy,
+    PolicyExport,
+    PolicyPublisher,
+    PortablePolicy,
+    Restorable,
+)
 from optix_stream.testing.comparing import same_tree, same_window
 from optix_stream.trees import map_tree, tree_length, with_batch_axis
 from optix_stream.types import Array, EpisodeData, HyperparamSet, Tree
@@ -104,16 +112,28 @@ class RecordingAgent(BaseAgent, PolicyPublisher, Restorable):
         self.weight = state
 
 
-class _LinearPolicy:
+class _LinearPolicy(PortablePolicy):
     def __init__(self, weight: float) -> None:
         self.version = 0
         self._weight = weight
+
+    @property
+    def generator(self) -> np.random.Generator | None:
+        return None
+
+    def export(self) -> PolicyExport:
+        return PolicyExport(f"{__name__}:linear_policy", None, {"weight": np.asarray(self._weight)})
 
     def act(self, observations: Tree) -> Decision:
         length = tree_length(observations)
         sums: list[Array] = []
         map_tree(lambda leaf: sums.append(np.asarray(leaf, np.float64).reshape(length, -1).sum(axis=1)), observations)
         return Decision(self._weight + np.sum(sums, axis=0), {"weight": np.full(length, self._weight)})
+
+
+def linear_policy(structure: Any, arrays: Mapping[str, Array], generator: np.random.Generator | None) -> Policy:
+    """The policy of a ``RecordingAgent``, made elsewhere."""
+    return _LinearPolicy(float(arrays["weight"]))
 
 
 def check_agent(
