@@ -42,6 +42,7 @@ from optix_stream.evaluators import EpisodeReturnEvaluator
 from optix_stream.events import (
     CheckpointFailed,
     CheckpointSaved,
+    CircuitOpened,
     DeadlineMissed,
     Degraded,
     Event,
@@ -74,7 +75,7 @@ from optix_stream.optimizers import BackoffOptimizer, PBTOptimizer
 from optix_stream.pipeline import LivePipeline, StreamPipeline
 from optix_stream.producers import ActionReceiver, DataSource, FeedProducer, StreamAnswerer
 from optix_stream.queue import OverflowPolicy, TransitionQueue
-from optix_stream.reconnecting import ReconnectPolicy
+from optix_stream.reconnecting import BreakerPolicy, ReconnectPolicy
 from optix_stream.rl_optimizer import RLOptimizer
 from optix_stream.scheduler import BackoffScheduler
 from optix_stream.types import (
@@ -106,9 +107,11 @@ __all__ = [
     "BaseOptimizer",
     "BasePipeline",
     "BoundaryFn",
+    "BreakerPolicy",
     "CheckpointFailed",
     "CheckpointRegistry",
     "CheckpointSaved",
+    "CircuitOpened",
     "Clock",
     "CompletedEpisode",
     "DataSource",

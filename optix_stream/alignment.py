@@ -146,7 +146,8 @@ class Aligner:
             observation = self._checked(observation, stream)
         pending = self._pending.get(stream)
         if pending is None:
-            return gap, stream, observation
+            # An episode may end with its first observation, as after a gap: there is nothing to decide on.
+            return gap, stream, None if terminated or truncated else observation
         before, action, extras, decision_id = pending
         # One that comes later is filled in then.
         reward = self._reward(stream, pending, reward, observation) if self._join is None else math.nan

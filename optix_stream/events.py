@@ -208,6 +208,18 @@ class SourceLost(Event, frozen=True, kw_only=True, eq=False):
     retry_sec: float | None
 
 
+class CircuitOpened(Event, frozen=True, kw_only=True, eq=False):
+    """A source failed so often that it is left alone for a while.
+
+    Attributes:
+        failures: how many opened the circuit.
+    """
+
+    source: str
+    failures: int
+    cool_down_sec: float
+
+
 class SourceRegained(Event, frozen=True, kw_only=True, eq=False):
     """A source that was lost delivers again, after so many attempts."""
 
@@ -282,6 +294,6 @@ class SubscriberFailed(Event, frozen=True, kw_only=True, eq=False):
 
 
 StreamEvent: TypeAlias = (
-    GapDetected | SourceLost | SourceRegained | TransitionsRejected | DeadlineMissed | LearningFailed
+    GapDetected | SourceLost | SourceRegained | CircuitOpened | TransitionsRejected | DeadlineMissed | LearningFailed
 )
 """Events that a producer pushes into its stream, in order with the transitions."""

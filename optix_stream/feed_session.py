@@ -20,8 +20,8 @@ from optix_stream.contracts import Policy, StreamItem, TransitionSink, act_one_o
 from optix_stream.deadlines import ActDeadline, PunctualActor
 from optix_stream.delayed_rewards import DelayedRewards
 from optix_stream.errors import ActingFailedError, ConfigurationError, QueueClosedError, SourceFailedError
-from optix_stream.events import DeadlineMissed, SourceLost, SourceRegained, TransitionsDropped
-from optix_stream.reconnecting import ReconnectPolicy
+from optix_stream.events import CircuitOpened, DeadlineMissed, SourceLost, SourceRegained, TransitionsDropped
+from optix_stream.reconnecting import BreakerPolicy, CircuitBreaker, ReconnectPolicy
 from optix_stream.types import StreamId, Transition, Tree
 
 logger = logging.getLogger(__name__)
@@ -223,6 +223,7 @@ class FeedSession:
             ConfigurationError: the source cannot work as it is.
             Exception: what the source raised, where there is no reconnecting.
         """
+        breaker = CircuitBreaker(reconnect.breaker) if reconnect is not None and reconnect.breaker is not None else None
         while True:
             self.delivered = False
             self.aligner.restart_sequences()
@@ -241,16 +242,28 @@ class FeedSession:
                 await self.push_all(self.aligner.finish(self.now()))
                 await self._sink.push(SourceLost(source=self._name, error=reason, retry_sec=None, time=self.now()))
                 return
-            await self._back_off(reconnect, rng, reason, is_failure=error is not None)
+            # A stream that delivered and then ended is one session of a feed that comes in sessions.
+            is_failure = error is not None or not self.delivered
+            wait = self._back_off(reconnect, rng) if is_failure else 0.0
+            opened: CircuitOpened | None = None
+            if is_failure and breaker is not None and breaker.record_failure(self.now()):
+                opened = self._open_circuit(breaker.policy)
+                wait = max(wait, opened.cool_down_sec)
+            await self.lose(reason, wait)
+            if opened is not None:
+                await self._sink.push(opened)
+            await self._clock.sleep(wait)
 
-    async def _back_off(self, reconnect: ReconnectPolicy, rng: random.Random, reason: str, *, is_failure: bool) -> None:
+    def _back_off(self, reconnect: ReconnectPolicy, rng: random.Random) -> float:
         attempt = self._failed_attempts = 1 if self.delivered else self._failed_attempts + 1
         if reconnect.max_attempts is not None and attempt > reconnect.max_attempts:
             raise SourceFailedError(self._name, attempt)
-        # A stream that delivered and then ended is one session of a feed that comes in sessions.
-        wait = reconnect.wait_sec(attempt, rng) if is_failure or not self.delivered else 0.0
-        await self.lose(reason, wait)
-        await self._clock.sleep(wait)
+        return reconnect.wait_sec(attempt, rng)
+
+    def _open_circuit(self, policy: BreakerPolicy) -> CircuitOpened:
+        return CircuitOpened(
+            source=self._name, failures=policy.failures, cool_down_sec=policy.cool_down_sec, time=self.now()
+        )
 
     async def lose(self, reason: str, retry_sec: float | None) -> None:
         """The source is gone."""

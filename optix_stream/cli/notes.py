@@ -8,6 +8,7 @@ from enum import Enum
 from optix_stream.cli.formatting import counted, duration, number, score
 from optix_stream.events import (
     CheckpointFailed,
+    CircuitOpened,
     Degraded,
     Event,
     GapDetected,
@@ -93,6 +94,8 @@ def _text_of_stream_event(event: Event) -> tuple[str | None, Tone]:
         case SourceLost(source=source, error=error, retry_sec=retry_sec):
             then = "no further attempt" if retry_sec is None else f"next attempt in {duration(retry_sec)}"
             return f"source {source} lost, {then}: {error}", Tone.BAD
+        case CircuitOpened(source=source, failures=failures, cool_down_sec=cool_down_sec):
+            return f"source {source} failed {failures} times: left alone for {duration(cool_down_sec)}", Tone.BAD
         case SourceRegained(source=source, attempts=attempts):
             return f"source {source} delivers again after {counted(attempts, 'attempt')}", Tone.GOOD
         case GapDetected(stream=stream, reason=reason, missed=missed):

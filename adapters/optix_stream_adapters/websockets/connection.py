@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import anyio
@@ -19,6 +20,7 @@ from optix_stream.recording import Recorder
 from optix_stream_adapters.websockets.inbox import Inbox
 
 _MESSAGES_BETWEEN_CHECKPOINTS = 128
+_OVERFLOW = "inbox overflow"
 
 
 class ConnectionOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -121,6 +123,7 @@ class Conversation:
         self._stream = stream
         self._inbox = Inbox(options.inbox_messages, options.inbox_bytes)
         self._malformed = 0
+        self._unhandled = 0
         self._last_arrival = clock.now()
 
     async def run(self) -> None:
@@ -141,13 +144,29 @@ class Conversation:
             except Exception as raised:
                 # Carried past the task group, which would wrap it.
                 error = raised
-            tasks.cancel_scope.cancel()
+            finally:
+                await self._give_up_rest(error)
+                tasks.cancel_scope.cancel()
         if error is None or isinstance(error, ConnectionClosedOK):
             return
         if not isinstance(error, ConnectionClosed):
             # Cut, not closed: the other side is silent or does not keep to what was agreed, and would not answer.
             self._socket.transport.abort()
         raise error
+
+    async def _give_up_rest(self, error: Exception | None) -> None:
+        """What has arrived and was not dealt with is counted: nobody can be sent an action for it any more."""
+        left, inbox = self._unhandled, self._inbox
+        if isinstance(error, ConnectionClosed):
+            # What the socket still holds is read to its end.
+            with suppress(ConnectionClosed):
+                while await inbox.wait():
+                    left += len(inbox.take(_MESSAGES_BETWEEN_CHECKPOINTS))
+        counts = {"connection lost": left + len(inbox), _OVERFLOW: inbox.take_lost()}
+        now = self._clock.now()
+        dropped = [TransitionsDropped(reason=why, count=count, time=now) for why, count in counts.items() if count]
+        with anyio.CancelScope(shield=True):
+            await self._session.push_all(dropped)
 
     async def _drain(self) -> None:
         """Read whatever comes, with at most a short wait for room: who does not read does not answer a ping either."""
@@ -170,12 +189,14 @@ class Conversation:
 
     async def _put_late(self, message: bytes, arrived: float) -> None:
         inbox = self._inbox
-        if not inbox.is_losing:
-            with anyio.move_on_after(self._options.patience_sec):
-                await inbox.wait_for_room()
-            self._last_arrival = self._clock.now()
-        if not inbox.put(message, arrived):
-            inbox.lose()
+        try:
+            if not inbox.is_losing:
+                with anyio.move_on_after(self._options.patience_sec):
+                    await inbox.wait_for_room()
+                self._last_arrival = self._clock.now()
+        finally:
+            if not inbox.put(message, arrived):
+                inbox.lose()
 
     async def _watch(self, limit_sec: float) -> None:
         while True:
@@ -188,27 +209,30 @@ class Conversation:
     async def _handle_all(self, answer: Answer | None) -> None:
         handle, decode, stream = self._session.handle, self._decode, self._stream
         while taken := self._inbox.take(_MESSAGES_BETWEEN_CHECKPOINTS):
-            for arrived, message in taken:
-                try:
-                    decoded = decode(message)
-                except Exception as error:
-                    # Whatever a decoder makes of what a stranger sends: it is told, counted, and harms nobody else.
-                    await self._reject(message, error)
-                    continue
-                self._malformed = 0
-                if type(decoded) is list:
-                    for step in decoded:
-                        await handle(self._named(step), answer, arrived)
-                elif decoded is not None:
-                    await handle(decoded if stream is None else self._named(decoded), answer, arrived)
+            rest = iter(taken)
+            try:
+                for arrived, message in rest:
+                    try:
+                        decoded = decode(message)
+                    except Exception as error:
+                        # Whatever a decoder makes of what a stranger sends: told, counted, and no harm to others.
+                        await self._reject(message, error)
+                        continue
+                    self._malformed = 0
+                    if type(decoded) is list:
+                        for step in decoded:
+                            await handle(self._named(step), answer, arrived)
+                    elif decoded is not None:
+                        await handle(decoded if stream is None else self._named(decoded), answer, arrived)
+            finally:
+                self._unhandled = sum(1 for _ in rest)
             if len(taken) == _MESSAGES_BETWEEN_CHECKPOINTS:
                 await anyio.lowlevel.checkpoint()
         lost = self._inbox.take_lost()
         if lost:
             now = self._clock.now()
-            reason = "inbox overflow"
-            dropped = TransitionsDropped(reason=reason, count=lost, time=now)
-            await self._session.push_all((dropped, *self._session.aligner.interrupt(reason, now)))
+            dropped = TransitionsDropped(reason=_OVERFLOW, count=lost, time=now)
+            await self._session.push_all((dropped, *self._session.aligner.interrupt(_OVERFLOW, now)))
 
     async def _reject(self, message: bytes, error: Exception) -> None:
         self._malformed += 1
