@@ -81,6 +81,38 @@ def test_the_same_seed_gives_the_same_run(tmp_path: Path, capsys: pytest.Capture
     assert reports[0] == reports[1]
 
 
+def test_a_run_whose_agent_learns_in_a_process_of_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The command itself then does without TensorFlow, and the run is the same one."""
+    code = (
+        "import sys; from optix_stream.cli import main; status = main(sys.argv[1:]); "
+        "assert 'tensorflow' not in sys.modules and 'keras' not in sys.modules; sys.exit(status)"
+    )
+    settings = [*SMALL, "--seed", "7", "--json", "--quiet", "--checkpoint-dir"]
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            code,
+            "train",
+            "CartPole-v1",
+            "--learner",
+            "process",
+            *SMALL,
+            *settings,
+            tmp_path / "process",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    train(*settings, str(tmp_path / "thread"))
+    one, other = last_line(done.stdout), last_line(capsys.readouterr().out)
+    for name in ("best_score", "evaluation", "statistics", "windows"):
+        assert one[name] == other[name]
+
+
 def test_another_agent(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train("--agent", "reinforce", "--json", "--quiet", "--checkpoint-dir", str(tmp_path))
     facts = last_line(capsys.readouterr().out)

@@ -13,10 +13,11 @@ import msgspec
 
 from optix_stream.checkpoints import CheckpointRegistry
 from optix_stream.cli.formatting import counted, score, score_and_spread
-from optix_stream.cli.loading import deterministic_policy, gymnasium_adapter, make_agent, make_env
+from optix_stream.cli.loading import gymnasium_adapter, make_agent, make_env
 from optix_stream.cli.record import read_record
 from optix_stream.contracts import BaseAgent, Policy
 from optix_stream.errors import CheckpointError
+from optix_stream.learner import deterministic_policy
 from optix_stream.types import PolicySnapshot
 
 SEED_OFFSET = 10_000

@@ -16,8 +16,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from optix_stream.contracts import BaseAgent, Policy, PolicyPublisher, as_policy
 from optix_stream.errors import ConfigurationError, MissingExtraError
+from optix_stream.recipes import AgentRecipe
 
 _GYMNASIUM_ADAPTER = "optix_stream_adapters.gymnasium"
 
@@ -96,9 +96,7 @@ def make_agent(agent: str, observation_space: Any, action_space: Any, *, seed: i
         ConfigurationError: no such agent, or one that cannot work with the spaces.
         MissingExtraError: its extra is not installed.
     """
-    source = AGENTS.get(agent)
-    if source is None:
-        raise ConfigurationError(f"unknown agent {agent!r}: expected one of {', '.join(AGENTS)}")
+    source = _source_of(agent)
     if source.extra is None:
         module = importlib.import_module(source.module)
     else:
@@ -112,9 +110,24 @@ def make_agent(agent: str, observation_space: Any, action_space: Any, *, seed: i
         raise ConfigurationError(f"the {agent} agent does not take these settings: {error}") from error
 
 
-def deterministic_policy(agent: BaseAgent) -> Policy:
-    """What to evaluate: the agent's policy without exploration, where it can publish one."""
-    return agent.publish_policy(deterministic=True) if isinstance(agent, PolicyPublisher) else as_policy(agent)
+def agent_recipe(
+    agent: str, observation_space: Any, action_space: Any, *, seed: int, config: Mapping[str, Any]
+) -> AgentRecipe:
+    """How ``make_agent`` would make it, for another process; nothing of the agent is imported here.
+
+    Raises:
+        ConfigurationError: no such agent.
+    """
+    source = _source_of(agent)
+    spaces = {"observation_space": observation_space, "action_space": action_space}
+    return AgentRecipe(f"{source.module}:{source.name}.for_spaces", {**spaces, "seed": seed, **config})
+
+
+def _source_of(agent: str) -> AgentSource:
+    source = AGENTS.get(agent)
+    if source is None:
+        raise ConfigurationError(f"unknown agent {agent!r}: expected one of {', '.join(AGENTS)}")
+    return source
 
 
 def make_env(env_id: str) -> Any:

@@ -14,6 +14,8 @@ from optix_stream.events import (
     GapDetected,
     HyperparamsChanged,
     Improved,
+    LearnerLost,
+    LearnerRestarted,
     LearningFailed,
     PlateauReached,
     RolledBack,
@@ -85,6 +87,10 @@ def _text_of(event: Event) -> tuple[str | None, Tone]:
         case LearningFailed(window=window, failures=failures, error=error):
             what = "a transition" if window is None else f"window {window}"
             return f"learning failed on {what}, {failures} in a row: {error}", Tone.BAD
+        case LearnerLost(reason=reason, losses=losses):
+            return f"the learner's process was lost, {losses} in a row: {reason}", Tone.BAD
+        case LearnerRestarted(windows=windows):
+            return f"the learner's process goes on after {counted(windows, 'window')}", Tone.GOOD
         case _:
             return _text_of_stream_event(event)
 

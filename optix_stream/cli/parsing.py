@@ -60,6 +60,12 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("env_id", metavar="ENV_ID", help="a Gymnasium environment, such as CartPole-v1")
     parser.add_argument("--agent", choices=tuple(AGENTS), default="ppo", help=f"default: ppo ({agents})")
     parser.add_argument(
+        "--learner",
+        choices=("thread", "process"),
+        default="thread",
+        help="where it learns; default: thread. A process may die, and is started again",
+    )
+    parser.add_argument(
         "--seed", type=_natural, default=0, metavar="N", help="default: 0; the same seed gives the same run"
     )
     parser.add_argument(

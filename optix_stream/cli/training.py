@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import anyio
 import anyio.to_thread
@@ -18,7 +19,7 @@ from optix_stream.cli import reports
 from optix_stream.cli.evaluation import SEED_OFFSET, Evaluation, Examiner
 from optix_stream.cli.history import RunHistory
 from optix_stream.cli.loading import (
-    deterministic_policy,
+    agent_recipe,
     gymnasium_adapter,
     load_module,
     make_agent,
@@ -28,6 +29,7 @@ from optix_stream.cli.progress import Display, PlainLog, Silence
 from optix_stream.cli.record import RunRecord
 from optix_stream.cli.session import Session, run_session
 from optix_stream.clock import SystemClock
+from optix_stream.contracts import BaseAgent
 from optix_stream.errors import CheckpointError, ConfigurationError
 from optix_stream.judges import ThresholdJudge
 from optix_stream.presets import Preset, preset_for
@@ -43,6 +45,7 @@ class TrainSettings:
     Attributes:
         env_id: Gymnasium's name of the environment.
         agent: name of the agent.
+        learner: where it learns: ``thread`` or ``process``.
         seed: of agent and environments.
         preset: how to train.
         max_steps: environment steps; None: until DORMANT.
@@ -55,6 +58,7 @@ class TrainSettings:
 
     env_id: str
     agent: str
+    learner: Literal["thread", "process"]
     seed: int
     preset: Preset
     max_steps: int | None
@@ -81,6 +85,7 @@ def settings_of(arguments: argparse.Namespace) -> TrainSettings:
     return TrainSettings(
         env_id=arguments.env_id,
         agent=arguments.agent,
+        learner=arguments.learner,
         seed=arguments.seed,
         preset=preset,
         max_steps=arguments.max_steps,
@@ -132,14 +137,10 @@ def _make_session(settings: TrainSettings, history: RunHistory) -> Iterator[Sess
     env, observation_space, action_space = make_envs(settings.env_id, preset.num_envs)
     with contextlib.closing(env):
         pipeline = adapter.BatchPipeline(env, window_size=preset.window_size, seed=settings.seed)
-        agent = make_agent(
-            settings.agent,
-            observation_space,
-            action_space,
-            seed=settings.seed,
-            config=preset.agent,
-        )
-        history.hyperparams = agent.get_hyperparams().params
+        make = make_agent if settings.learner == "thread" else agent_recipe
+        agent = make(settings.agent, observation_space, action_space, seed=settings.seed, config=preset.agent)
+        if isinstance(agent, BaseAgent):
+            history.hyperparams = agent.get_hyperparams().params
         optimizer = RLOptimizer(
             agent,
             pipeline,
@@ -149,6 +150,7 @@ def _make_session(settings: TrainSettings, history: RunHistory) -> Iterator[Sess
             plateau_threshold=preset.plateau_threshold,
             dormant_threshold=preset.dormant_threshold,
             judge=ThresholdJudge(smoothing=preset.smoothing, degradation_threshold=preset.degradation_threshold),
+            learner=settings.learner,
         )
         yield Session(
             optimizer=optimizer,
@@ -161,7 +163,7 @@ def _make_session(settings: TrainSettings, history: RunHistory) -> Iterator[Sess
                 settings={"max_steps": settings.max_steps, **dataclasses.asdict(preset)},
             ),
             checkpoint_dir=settings.checkpoint_dir,
-            examine=lambda: Examiner(settings.env_id, deterministic_policy(agent), SEED_OFFSET + settings.seed),
+            examine=lambda: Examiner(settings.env_id, optimizer.deterministic_policy(), SEED_OFFSET + settings.seed),
             episodes=_EPISODES,
         )
 

@@ -2,6 +2,7 @@
 
 from optix_stream.learner.child import ProcessOptions
 from optix_stream.learner.contract import Learner
+from optix_stream.learner.host import deterministic_policy
 from optix_stream.learner.placement import LearnerPlacement, make_learner
 from optix_stream.learner.process import ProcessLearner
 from optix_stream.learner.published import PublishedPolicy
@@ -14,5 +15,6 @@ __all__ = [
     "ProcessOptions",
     "PublishedPolicy",
     "ThreadLearner",
+    "deterministic_policy",
     "make_learner",
 ]

@@ -37,7 +37,8 @@ import numpy as np
 from optix_stream_adapters.gymnasium import BatchPipeline, evaluate_policy
 
 from optix_stream import BaseEvaluator, EpisodeData, EvalMetrics, Policy, RLOptimizer
-from optix_stream.cli.loading import deterministic_policy, make_agent
+from optix_stream.cli.loading import make_agent
+from optix_stream.learner import deterministic_policy
 from optix_stream.presets import preset_for
 
 ENV = "CartPole-v1"

@@ -35,7 +35,8 @@ import numpy as np
 from optix_stream_adapters.gymnasium import BatchPipeline, evaluate_policy
 
 from optix_stream import BaseEvaluator, EpisodeData, EvalMetrics, RLOptimizer
-from optix_stream.cli.loading import deterministic_policy, make_agent, make_envs
+from optix_stream.cli.loading import make_agent, make_envs
+from optix_stream.learner import deterministic_policy
 from optix_stream.presets import preset_for
 
 EVALUATION_SEED, TEST_SEED = 50_000, 90_000
