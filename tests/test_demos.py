@@ -48,17 +48,67 @@ def learns_and_accounts_for_everything(output: str) -> None:
     assert received == sum(terms) > 1000
 
 
+def stands_up_and_answers_at_once(output: str) -> None:
+    assert number_after("in the first windows,", output) > number_after("mean return:", output) + 50
+    assert number_after("from message to answer:", output) < 20
+    accounts_for_everything(output)
+
+
+def compares_itself_honestly(output: str) -> None:
+    assert output.count("its turnover is") == 2
+    for name in ("agent", "flat", "buy and hold", "random"):
+        assert re.search(rf"^  {name} +-?[\d.]+ ±", output, re.MULTILINE)
+    # No signal, no large win: a sharp one would mean that it sees what is to come.
+    assert number_after("\n  agent", output) < 150
+    accounts_for_everything(output)
+
+
+def leaves_the_app_its_own(output: str) -> None:
+    assert number_after("heartbeat:", output) > 100
+    assert re.search(r"market: \w+, \d+ learned\nrobots: \w+, \d+ learned", output)
+    assert output.count("stopped after") == 2
+    accounts_for_everything(output)
+
+
+def accounts_for_everything(output: str) -> None:
+    balances = re.findall(r"received .*", output)
+    assert balances
+    for line in balances:
+        received, *terms = map(int, re.findall(r"\d+", line))
+        assert received == sum(terms) > 0
+
+
 PROMISES: dict[str, Callable[[str], None]] = {
     "train_and_watch": shows_training,
     "custom_agent": solves_cart_pole,
     "embed_in_app": keeps_its_heartbeat,
     "custom_evaluator": beats_flat_and_random,
     "live_feed": learns_and_accounts_for_everything,
+    "robot_bridge": stands_up_and_answers_at_once,
+    "live_market": compares_itself_honestly,
+    "embedded_live": leaves_the_app_its_own,
 }
 
 
 def test_every_demo_promises_something() -> None:
-    assert {path.stem for path in DEMOS.glob("*.py")} == PROMISES.keys()
+    demos = {path.stem for path in DEMOS.glob("*.py") if "__main__" in path.read_text()}
+    assert demos == PROMISES.keys()
+
+
+@pytest.mark.slow
+def test_the_trader_finds_most_of_what_there_is_to_find_and_nothing_where_there_is_nothing() -> None:
+    done = subprocess.run(
+        [sys.executable, DEMOS / "live_market.py", "--synthetic"],
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=True,
+    )
+    assert number_after("share of the optimal profit:", done.stdout) >= 90
+    found = re.search(r"none to make: (-?[\d.]+); its costs ([\d.]+), chance ± ([\d.]+)", done.stdout)
+    assert found is not None
+    profit, costs, chance = map(float, found.groups())
+    assert -costs - chance <= profit <= chance
 
 
 @pytest.mark.parametrize("name", PROMISES)
