@@ -2,7 +2,7 @@
 
 The app owns the event loop, its tasks and its end; each controller is one more awaitable in it. The app's heartbeat
 beats fifty times a second and is told how late it was at worst, its status line asks the controllers how they are,
-and when the app has seen enough it stops both, which leaves nothing unaccounted for.
+and when each has learned enough the app stops it, which leaves nothing unaccounted for.
 
     pip install '.[all,demos]' && python demos/embedded_live.py
     python demos/embedded_live.py --quick
@@ -20,14 +20,14 @@ import live_market
 import robot_bridge
 from market import eurusd_series
 
-from optix_stream import RLOptimizer
+from optix_stream import RLOptimizer, RunReport, WindowLearned
 
 
 @dataclass(frozen=True)
 class Arguments:
     """What can be set from the command line."""
 
-    seconds: float = 60.0
+    windows: int = 30  # that each is to learn from
     robots: int = 4
     seed: int = 0
 
@@ -39,13 +39,10 @@ class App:
         self._controllers = controllers
         self._beats: list[float] = []
 
-    async def run(self, seconds: float) -> None:
+    async def run(self, windows: int) -> None:
         async with asyncio.TaskGroup() as tasks:
             own = [tasks.create_task(self._heartbeat()), tasks.create_task(self._status())]
-            running = [tasks.create_task(controller.run()) for controller in self._controllers.values()]
-            await asyncio.sleep(seconds)
-            for controller in self._controllers.values():
-                controller.stop()
+            running = [tasks.create_task(self._run(controller, windows)) for controller in self._controllers.values()]
             reports = [await task for task in running]
             for task in own:
                 task.cancel()
@@ -58,6 +55,16 @@ class App:
                 f"{name}: {report.reason} after {report.windows} windows; "
                 f"received {counts.received} = learned {counts.learned} + held {counts.held} + lost {lost}"
             )
+
+    async def _run(self, controller: RLOptimizer, windows: int) -> RunReport:
+        async with controller.events() as events, asyncio.TaskGroup() as tasks:
+            run = tasks.create_task(controller.run())
+            learned = 0
+            async for event in events:
+                learned += isinstance(event, WindowLearned)
+                if learned == windows:
+                    controller.stop()
+            return await run
 
     async def _heartbeat(self) -> None:
         loop, period = asyncio.get_running_loop(), 0.02
@@ -85,7 +92,7 @@ async def main(arguments: Arguments) -> None:
         market_url = await stack.enter_async_context(live_market.trading(training, endless))
         trader = live_market.Trader(market_url, training.features.shape[1], endless, first)
         bridge = robot_bridge.Bridge(robots, robots_url)
-        await App({"market": trader.optimizer, "robots": bridge.optimizer(second)}).run(arguments.seconds)
+        await App({"market": trader.optimizer, "robots": bridge.optimizer(second)}).run(arguments.windows)
 
 
 if __name__ == "__main__":
@@ -94,5 +101,6 @@ if __name__ == "__main__":
         parser.add_argument(f"--{name}", type=type(item.default), default=item.default)
     parser.add_argument("--quick", action="store_true", help="a short run, as the tests make it")
     given = vars(parser.parse_args())
-    quick = given.pop("quick")
-    asyncio.run(main(Arguments(**given | ({"seconds": 8.0} if quick else {}))))
+    if given.pop("quick"):
+        given["windows"] = 3
+    asyncio.run(main(Arguments(**given)))

@@ -212,7 +212,9 @@ def parse() -> Arguments | str:
     quick, settings = given.pop("quick"), given.pop("play")
     if settings:
         return str(settings)
-    return Arguments(**given | ({"seconds": 24.0} if quick else {}))
+    if quick:
+        given["seconds"] = 20.0
+    return Arguments(**given)
 
 
 if __name__ == "__main__":
