@@ -18,7 +18,7 @@ import asyncio
 import json
 import tempfile
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -27,6 +27,7 @@ from market import POSITIONS, Array, Choose, Series, eurusd_series, flat, hold, 
 from optix_stream_adapters.tensorflow import PPOAgent
 from optix_stream_adapters.websockets import JsonCodec, WebSocketFeed
 from websockets.asyncio.server import ServerConnection, serve
+from websockets.exceptions import ConnectionClosed
 
 from optix_stream import LivePipeline, RLOptimizer, StateChanged, ThresholdJudge
 
@@ -55,9 +56,11 @@ class Exchange:
 
     async def converse(self, socket: ServerConnection) -> None:
         rng = np.random.default_rng(self._arguments.seed)
-        for _ in range(self._arguments.ticks // self._arguments.episode):
-            start = int(rng.integers(len(self._series) - self._arguments.episode))
-            await self._replay(socket, self._series.part(start, start + self._arguments.episode + 1))
+        # Whoever has seen enough hangs up.
+        with suppress(ConnectionClosed):
+            for _ in range(self._arguments.ticks // self._arguments.episode):
+                start = int(rng.integers(len(self._series) - self._arguments.episode))
+                await self._replay(socket, self._series.part(start, start + self._arguments.episode + 1))
 
     @staticmethod
     async def _replay(socket: ServerConnection, series: Series) -> None:

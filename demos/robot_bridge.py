@@ -121,6 +121,7 @@ class Bridge:
 
     arguments: Arguments
     url: str
+    arrived: float = 0.0
     answers: list[float] = field(default_factory=list)
 
     def optimizer(self, directory: str) -> RLOptimizer:
@@ -143,11 +144,11 @@ class Bridge:
 
         def encode(action: Any) -> str:
             message = codec.encode(action)
-            self.answers.append(time.perf_counter() - self._arrived)
+            self.answers.append(time.perf_counter() - self.arrived)
             return message
 
         def decode(message: bytes) -> Any:
-            self._arrived = time.perf_counter()
+            self.arrived = time.perf_counter()
             return codec.decode(message)
 
         feed = WebSocketFeed(
