@@ -137,14 +137,13 @@ def optimal(persistence: float, cost: float) -> Choose:
     )  # [x, held, position]
     values = np.zeros((len(grid), len(POSITIONS)))
     for _ in range(500):
-        ahead = density @ values
-        totals = earned + ahead[:, None, :]
-        new = totals.max(axis=2)
+        new = (earned + (density @ values)[:, None, :]).max(axis=2)
         new -= new[len(grid) // 2, 1]
-        if np.abs(new - values).max() < 1e-9:
-            break
+        is_settled = np.abs(new - values).max() < 1e-9
         values = new
-    best = totals.argmax(axis=2)
+        if is_settled:
+            break
+    best = (earned + (density @ values)[:, None, :]).argmax(axis=2)
 
     def choose(features: Array, held: int) -> int:
         nearest = int(np.clip(round((features[0] - grid[0]) / step), 0, len(grid) - 1))

@@ -65,7 +65,7 @@ def compares_itself_honestly(output: str) -> None:
 
 def leaves_the_app_its_own(output: str) -> None:
     assert number_after("heartbeat:", output) > 100
-    assert re.search(r"market: \w+, \d+ learned\nrobots: \w+, \d+ learned", output)
+    assert re.search(r"market \w+, \d+ learned; robots \w+, \d+ learned", output)
     assert output.count("stopped after") == 2
     accounts_for_everything(output)
 
