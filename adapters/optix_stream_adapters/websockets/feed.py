@@ -96,12 +96,15 @@ class WebSocketFeed:
             await session.supervise(lambda: self._converse(session, recorder), self._reconnect, self._rng)
 
     async def _converse(self, session: FeedSession, recorder: Recorder | None) -> None:
+        options = self._connection.keywords()
+        if self._tls is not None:
+            # Left to itself, the library verifies wss:// against the system's authorities; it takes no None for that.
+            options["ssl"] = self._tls
         connecting = _Connect(
             self._url,
             additional_headers=dict(self._headers()) if self._headers is not None else None,
-            ssl=self._tls,
             proxy=None if _is_loopback(self._host) else True,
-            **self._connection.keywords(),
+            **options,
         )
         async with connecting as socket:
             for message in self._subscribe:
