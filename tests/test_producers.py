@@ -162,14 +162,12 @@ def feeds(draw: st.DrawFn) -> tuple[list[list[Any]], list[tuple[StreamId, float,
             number += 1
             reward = 12345.0 if before is None else reward_of(before)
             script.append(step(number, reward, done=kind, stream=stream))
-            if before is None:
-                last[stream] = number
-                continue
-            expected.append((stream, before, number))
+            if before is not None:
+                expected.append((stream, before, number))
             if kind == "step":
                 last[stream] = number
             else:
-                del last[stream]
+                last.pop(stream, None)  # An episode of its final observation alone joins nothing.
         if draw(st.booleans()):
             script.append(ConnectionError("gone"))
         scripts.append(script)
