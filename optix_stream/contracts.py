@@ -4,7 +4,8 @@
 shape fits. What a user subclasses is an abstract base class. What an agent can do *besides* the
 six methods of ``BaseAgent`` it says by inheriting ``PolicyPublisher``, ``TransitionLearner``,
 ``IncrementalLearner``, ``Restorable`` or ``Reproducible``, what a policy can do besides ``act`` by inheriting
-``SingleActor`` or ``PortablePolicy``; nothing is found out by probing for attributes.
+``SingleActor`` or ``PortablePolicy``, and whatever remembers something that a resumed run needs by inheriting
+``Stateful``; nothing is found out by probing for attributes.
 """
 
 from __future__ import annotations
@@ -270,6 +271,26 @@ class Restorable(ABC):
     @abstractmethod
     def restore_state(self, state: Any) -> None:
         """Be again as when ``state`` was captured."""
+
+
+class Stateful(ABC):
+    """Mixin for a part of the loop that remembers: saved and restored, it goes on as if it had never stopped."""
+
+    @abstractmethod
+    def state_dict(self) -> Mapping[str, Any]:
+        """Everything that changes as it works, copied, as plain data.
+
+        None, booleans, integers, floats, strings, numpy arrays, and lists and dicts (string keys) of these. Random
+        generators by their ``bit_generator.state``. What was configured is not part of it.
+        """
+
+    @abstractmethod
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Be as when ``state_dict`` was called, to the bit.
+
+        Raises:
+            CheckpointError: it is not the state of such a part; nothing has changed then.
+        """
 
 
 # --- scoring, judging, tuning ------------------------------------------------------------------
