@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 
 import anyio
+import anyio.to_thread
 
 from optix_stream.bus import EventBus, Subscription
 from optix_stream.callbacks import CallbackRunner, LoopCallback
@@ -217,6 +218,8 @@ class LoopController:
                     self._callbacks.finish()
         finally:
             self._is_running = False
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(self._registry.end_run)
         if error is not None:
             raise error
         assert report is not None
@@ -224,7 +227,7 @@ class LoopController:
 
     async def _run_windows(self) -> str:
         self._bus.emit(LoopStarted(is_live=self._pipeline.is_live, time=self._clock.now()))
-        self._registry.begin_run()
+        await anyio.to_thread.run_sync(self._registry.begin_run)
         async with self._open_pipeline() as source:
             while True:
                 window = await self._next_window(source)

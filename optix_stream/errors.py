@@ -14,12 +14,16 @@
     ├── AgentFailedError            the agent raised, in a process of its own
     ├── LearnerLostError            the learner's process was lost, and a window or the run with it
     ├── CheckpointError             a checkpoint is missing, damaged or cannot be written
+    │   └── DirectoryInUseError     another run writes to the checkpoint directory
     └── AlreadyRunningError         run() was called while a run is under way
 
 Errors carry the numbers they speak of as attributes, so that a caller need not parse text.
 """
 
 from __future__ import annotations
+
+import os
+from datetime import datetime
 
 
 class OptixStreamError(Exception):
@@ -140,6 +144,28 @@ class LearnerLostError(OptixStreamError):
 
 class CheckpointError(OptixStreamError):
     """A checkpoint is missing, damaged or cannot be written; the text names the path."""
+
+
+class DirectoryInUseError(CheckpointError):
+    """Another run writes to the checkpoint directory, or has taken it from this one.
+
+    Attributes:
+        directory: the directory.
+        pid: of the process that has it; None where that is not known, and so for the others.
+        host: that it runs on.
+        since: wall-clock seconds since the epoch.
+    """
+
+    def __init__(self, directory: os.PathLike[str], pid: int | None, host: str | None, since: float | None) -> None:
+        holder = "another writer"
+        if pid is not None and since is not None:
+            moment = datetime.fromtimestamp(since).astimezone().isoformat(sep=" ", timespec="seconds")
+            holder = f"process {pid} on {host}, since {moment}"
+        super().__init__(f"checkpoint directory {os.fspath(directory)} is in use by {holder}")
+        self.directory = directory
+        self.pid = pid
+        self.host = host
+        self.since = since
 
 
 class AlreadyRunningError(OptixStreamError):

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import json
-import zipfile
+import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from optix_stream.agents import StreamACAgent
 from optix_stream.agents.state import write_state
@@ -58,34 +58,22 @@ def without_state(name: str) -> Damage:
     return damage
 
 
-def change_arrays(change: Callable[[dict[str, bytes]], None]) -> Damage:
+def change_arrays(change: Callable[[dict[str, Array]], object]) -> Damage:
     def damage(folder: Path) -> None:
-        file = folder / "arrays.npz"
-        with zipfile.ZipFile(file) as archive:
-            members = {name: archive.read(name) for name in archive.namelist()}
-        change(members)
-        with zipfile.ZipFile(file, "w") as archive:
-            for name, content in members.items():
-                archive.writestr(name, content)
+        file = folder / "arrays.safetensors"
+        arrays = load_file(file)
+        change(arrays)
+        save_file(arrays, file)
 
     return damage
 
 
-def array_bytes(array: Array, version: tuple[int, int] = (1, 0), *, allow_pickle: bool = False) -> bytes:
-    file = io.BytesIO()
-    np.lib.format.write_array(file, array, version=version, allow_pickle=allow_pickle)
-    return file.getvalue()
-
-
-def put(name: str, content: bytes) -> Damage:
-    return change_arrays(lambda members: members.update({name: content}))
+def put(name: str, array: Array) -> Damage:
+    return change_arrays(lambda arrays: arrays.update({name: array}))
 
 
 def without_array(name: str) -> Damage:
-    def remove(members: dict[str, bytes]) -> None:
-        del members[name]
-
-    return change_arrays(remove)
+    return change_arrays(lambda arrays: arrays.pop(name))
 
 
 def cut(name: str, length: int) -> Damage:
@@ -98,10 +86,17 @@ def cut(name: str, length: int) -> Damage:
 
 def flip(position: int) -> Damage:
     def damage(folder: Path) -> None:
-        file = folder / "arrays.npz"
+        file = folder / "arrays.safetensors"
         content = bytearray(file.read_bytes())
         content[position] ^= 0xFF
         file.write_bytes(bytes(content))
+
+    return damage
+
+
+def overwrite(content: bytes) -> Damage:
+    def damage(folder: Path) -> None:
+        (folder / "arrays.safetensors").write_bytes(content)
 
     return damage
 
@@ -110,13 +105,13 @@ def flip(position: int) -> Damage:
     ("damage", "match"),
     [
         (lambda folder: (folder / "state.json").unlink(), "cannot read weights"),
-        (lambda folder: (folder / "arrays.npz").unlink(), "cannot read weights"),
-        (lambda folder: (folder / "state.json").write_text("[]"), r"expected format 1, got \[\]"),
+        (lambda folder: (folder / "arrays.safetensors").unlink(), "cannot read weights"),
+        (lambda folder: (folder / "state.json").write_text("[]"), r"expected format 2, got \[\]"),
         (lambda folder: (folder / "state.json").write_text("[" * 100_000), "cannot read weights"),
-        (change_state(format=2), "expected format 1, got 2"),
+        (change_state(format=1), "expected format 2, got 1"),
         (cut("state.json", 40), "cannot read weights"),
-        (cut("arrays.npz", 300), "cannot read weights"),
-        (flip(250), "cannot read weights"),
+        (cut("arrays.safetensors", 300), "cannot read weights"),
+        (flip(20), "cannot read weights"),
         (without_state("agent"), "cannot read weights"),
         (without_state("streams"), "cannot read weights"),
         (without_state("rng"), "cannot read weights"),
@@ -125,16 +120,13 @@ def flip(position: int) -> Damage:
         (change_state(observations=None), "cannot read weights"),
         (change_state(streams=[0, 0]), "expected streams by name or number"),
         (change_state(streams=[[1]]), "expected streams by name or number"),
-        (change_state(streams=[1, 2]), r"streams/traces: expected float32\[2, .*got float32\[1, "),
-        (without_array("rewards.npy"), r"expected arrays \['rewards'\]"),
-        (put("more.npy", b""), r"got \['more'\] that do not belong"),
-        (put("rewards.npy", b"text"), "cannot read weights"),
-        (put("rewards.npy", array_bytes(np.zeros(2), (2, 0))), r"rewards: expected array format 1.0, got \(2, 0\)"),
-        (put("rewards.npy", array_bytes(np.zeros(3))), r"rewards: expected float64\[2\], got float64\[3\]"),
-        (put("rewards.npy", array_bytes(np.zeros(2, np.float32))), r"rewards: .*got float32\[2\]"),
-        (put("rewards.npy", array_bytes(np.array([1, "x"], object), allow_pickle=True)), r"rewards: .*got object"),
-        (put("rewards.npy", array_bytes(np.array([1.0, np.nan]))), "rewards: expected finite numbers"),
-        (put("rewards.npy", array_bytes(np.zeros(2))[:-4]), "cannot read weights"),
+        (change_state(streams=[1, 2]), r"streams/traces: expected F32\[2, .*got F32\[1, "),
+        (without_array("rewards"), r"expected arrays \['rewards'\]"),
+        (put("more", np.zeros(1)), r"got \['more'\] that do not belong"),
+        (put("rewards", np.zeros(3)), r"rewards: expected F64\[2\], got F64\[3\]"),
+        (put("rewards", np.zeros(2, np.float32)), r"rewards: expected F64\[2\], got F32\[2\]"),
+        (put("rewards", np.array([1.0, np.nan])), "rewards: expected finite numbers"),
+        (overwrite(pickle.dumps(np.zeros(2))), "cannot read weights"),
     ],
 )
 def test_damage_is_refused_and_changes_nothing(damage: Damage, match: str, tmp_path: Path) -> None:

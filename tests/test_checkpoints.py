@@ -1,16 +1,20 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import math
+import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-import msgspec
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from optix_stream.checkpoints import CheckpointRegistry
+from optix_stream.checkpoints import CheckpointRegistry, RunCheckpoint
 from optix_stream.errors import CheckpointError, ConfigurationError
 from optix_stream.testing import NullAgent, RecordingAgent
 from optix_stream.types import EvalMetrics, PolicySnapshot
@@ -25,6 +29,11 @@ def save(registry: CheckpointRegistry, score: float, window: int = 0, basis: str
 
 def names(directory: Path) -> set[str]:
     return {path.name for path in directory.iterdir()}
+
+
+def contents(directory: Path) -> dict[Path, bytes]:
+    """Of every file but the lock's."""
+    return {path: path.read_bytes() for path in directory.rglob("*") if path.is_file() and path.name != "lock"}
 
 
 def weight_of(registry: CheckpointRegistry, snapshot: PolicySnapshot) -> float:
@@ -75,9 +84,10 @@ def test_pruning_never_removes_the_best_or_the_latest(
                 assert weight_of(registry, snapshot) == snapshot.eval_metrics.primary_score
             kept = registry.snapshots()
             assert len(kept) <= max(max_snapshots, len(best_of_runs) + 2)
-            assert names(directory) == {"manifest.json", *(snapshot.snapshot_id for snapshot in kept)}
+            assert names(directory) == {"lock", *(snapshot.snapshot_id for snapshot in kept)}
         if registry.best is not None:
             best_of_runs.append(registry.best)
+        registry.end_run()
 
 
 def test_of_equal_scores_the_later_is_the_best(tmp_path: Path) -> None:
@@ -137,25 +147,16 @@ class FailingAgent(NullAgent):
 def test_a_save_that_fails_leaves_everything_as_it_was(tmp_path: Path, error: Exception) -> None:
     registry = CheckpointRegistry(tmp_path)
     saved = save(registry, 1.0)
-    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    before = contents(tmp_path)
     agent = FailingAgent(error)
     expected = CheckpointError if isinstance(error, OSError) else type(error)
     with pytest.raises(expected, match=str(error.args[-1])):
         registry.save(agent, EvalMetrics(2.0, {}, 1), agent.get_hyperparams())
-    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
-    assert names(tmp_path) == {"manifest.json", saved.snapshot_id}
+    assert contents(tmp_path) == before
+    assert names(tmp_path) == {"lock", saved.snapshot_id}
     assert registry.best == registry.latest == saved
     assert CheckpointRegistry(tmp_path).best == saved
     assert save(registry, 3.0, 2) == registry.best
-
-
-def test_a_manifest_that_cannot_be_replaced_leaves_no_snapshot_behind(tmp_path: Path) -> None:
-    registry = CheckpointRegistry(tmp_path)
-    (tmp_path / "manifest.json").mkdir()  # What nothing can be renamed onto.
-    with pytest.raises(CheckpointError, match="cannot save snapshot-000000"):
-        save(registry, 1.0)
-    assert names(tmp_path) == {"manifest.json"}
-    assert registry.latest is None
 
 
 def test_hyperparameters_that_cannot_be_written_are_a_clear_error(tmp_path: Path) -> None:
@@ -165,18 +166,21 @@ def test_hyperparameters_that_cannot_be_written_are_a_clear_error(tmp_path: Path
     params.params["strange"] = object()
     with pytest.raises(CheckpointError, match="cannot save"):
         registry.save(agent, EvalMetrics(1.0, {}, 0), params)
-    assert names(tmp_path) == set()
+    assert names(tmp_path) == {"lock"}
 
 
-def test_what_a_killed_save_left_is_not_in_the_way(tmp_path: Path) -> None:
-    """Killed after the snapshot took its place and before the manifest named it."""
+def test_what_a_killed_save_left_is_removed(tmp_path: Path) -> None:
+    """Killed before the manifest took its place."""
     first = save(CheckpointRegistry(tmp_path), 1.0)
-    (tmp_path / ".part-snapshot-000001").mkdir()
     (tmp_path / "snapshot-000001").mkdir()
-    (tmp_path / "snapshot-000001" / "weights").write_bytes(b"of another run")
+    (tmp_path / "snapshot-000001" / "weights").write_bytes(b"half")
+    (tmp_path / "snapshot-000001" / ".part-manifest.json").write_bytes(b"{")
     registry = CheckpointRegistry(tmp_path)
     assert registry.latest == first
     second = save(registry, 2.0)
+    assert second.snapshot_id == "snapshot-000002"
+    assert names(tmp_path) == {"lock", first.snapshot_id, second.snapshot_id}
+    assert registry.take_reports() == []
     assert weight_of(CheckpointRegistry(tmp_path), second) == 2.0
 
 
@@ -201,76 +205,119 @@ def test_a_score_that_is_not_finite_is_never_saved(tmp_path: Path) -> None:
     assert CheckpointRegistry(tmp_path).latest == saved
 
 
-# --- damage --------------------------------------------------------------------------------------
+# --- the state of a run --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"",
-        b"{",
-        b"[]",
-        b'{"format": 99}',
-        b'{"unknown": 1}',
-        b'{"snapshots": [{"snapshot_id": 1}]}',
-        b'{"best": "snapshot-000000"}',
-        b"\xff\xfe",
-    ],
-)
-def test_a_damaged_manifest_is_a_clear_error(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "manifest.json").write_bytes(content)
-    with pytest.raises(CheckpointError, match=r"manifest\.json"):
-        CheckpointRegistry(tmp_path)
+def save_run(registry: CheckpointRegistry, window: int, weight: float = 0.0) -> RunCheckpoint:
+    agent = RecordingAgent()
+    agent.weight = weight
+    return registry.commit_run(registry.stage_run(agent, window, {"window": window, "rows": np.arange(window)}))
 
 
-@settings(max_examples=80)
-@given(st.data())
-def test_any_damaged_byte_of_the_manifest_is_an_error_or_harmless(
-    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
-) -> None:
-    directory = tmp_path_factory.mktemp("checkpoints")
-    save(CheckpointRegistry(directory), 1.0)
-    path = directory / "manifest.json"
-    content = bytearray(path.read_bytes())
-    index = data.draw(st.integers(0, len(content) - 1))
-    content[index] ^= data.draw(st.integers(1, 255))
-    path.write_bytes(content)
-    try:
-        best = CheckpointRegistry(directory).best
-    except CheckpointError:
-        return
-    assert best is None or best.eval_metrics.primary_score == 1.0
+def resume(registry: CheckpointRegistry) -> tuple[RunCheckpoint, Mapping[str, Any], float] | None:
+    agent = RecordingAgent()
+    found: list[tuple[RunCheckpoint, Mapping[str, Any]]] = []
+    if not registry.resume_run(lambda checkpoint, state: found.append((checkpoint, state)), agent):
+        return None
+    return (*found[0], agent.weight)
 
 
-@pytest.mark.parametrize("name", ["../outside", "/etc", "a/b", ".", "..", ".part-x", "", "snapshot-000000\n"])
-def test_a_manifest_names_nothing_outside_its_directory(tmp_path: Path, name: str) -> None:
-    entry = {"snapshot_id": name, "primary_score": 1.0, "run": 0}
-    (tmp_path / "manifest.json").write_text(json.dumps({"snapshots": [entry], "best": name, "latest": name}))
-    with pytest.raises(CheckpointError, match="is not the name of a snapshot"):
-        CheckpointRegistry(tmp_path)
-
-
-def test_a_snapshot_that_is_gone_is_a_clear_error(tmp_path: Path) -> None:
-    saved = save(CheckpointRegistry(tmp_path), 1.0)
-    shutil.rmtree(tmp_path / saved.snapshot_id)
+def test_a_run_goes_on_from_its_latest_checkpoint(tmp_path: Path) -> None:
     registry = CheckpointRegistry(tmp_path)
-    with pytest.raises(CheckpointError, match=saved.snapshot_id):
-        registry.load_best(RecordingAgent())
+    registry.begin_run()
+    best = save(registry, 5.0, 0)
+    for window in range(4):
+        save_run(registry, window, window * 2.0)
+    registry.end_run()
+    assert names(tmp_path) == {"lock", "snapshot-000000", "checkpoint-000003", "checkpoint-000004"}
+    again = CheckpointRegistry(tmp_path)
+    found = resume(again)
+    assert found is not None
+    checkpoint, state, weight = found
+    assert (checkpoint.name, checkpoint.window, weight) == ("checkpoint-000004", 3, 6.0)
+    assert state["window"] == 3
+    assert state["rows"].tolist() == [0, 1, 2]
+    assert again.best == best
 
 
-def test_weights_that_are_gone_are_a_clear_error_and_the_hyperparameters_stay(tmp_path: Path) -> None:
-    saved = save(CheckpointRegistry(tmp_path), 1.0)
-    (tmp_path / saved.weights_path).unlink()
-    agent = RecordingAgent(learning_rate=0.125)
-    with pytest.raises(CheckpointError, match=f"cannot load {saved.snapshot_id}"):
-        CheckpointRegistry(tmp_path).load_best(agent)
-    assert agent.get_hyperparams().params == {"learning_rate": 0.125}
+def test_without_a_checkpoint_there_is_nothing_to_go_on_from(tmp_path: Path) -> None:
+    registry = CheckpointRegistry(tmp_path)
+    save(registry, 1.0)
+    assert resume(registry) is None
+    assert registry.best is None
+
+
+def test_what_a_run_did_after_its_checkpoint_is_forgotten_when_it_goes_on(tmp_path: Path) -> None:
+    registry = CheckpointRegistry(tmp_path)
+    registry.begin_run()
+    first = save(registry, 1.0, 0)
+    save_run(registry, 0)
+    save(registry, 2.0, 1)
+    registry.end_run()
+    again = CheckpointRegistry(tmp_path)
+    assert resume(again) is not None
+    assert again.best == again.latest == first
+    assert names(tmp_path) == {"lock", "snapshot-000000", "checkpoint-000001"}
+    assert save(again, 1.5, 1).snapshot_id == "snapshot-000003"
+
+
+def test_the_best_that_goes_with_a_checkpoint_is_kept_with_it(tmp_path: Path) -> None:
+    registry = CheckpointRegistry(tmp_path, max_snapshots=1)
+    registry.begin_run()
+    first = save(registry, 1.0, 0)
+    save_run(registry, 0)
+    save(registry, 2.0, 1)
+    save(registry, 3.0, 2)
+    registry.end_run()
+    again = CheckpointRegistry(tmp_path, max_snapshots=1)
+    assert resume(again) is not None
+    assert again.best == first
+
+
+def test_a_damaged_checkpoint_is_passed_over_and_told(tmp_path: Path) -> None:
+    registry = CheckpointRegistry(tmp_path)
+    registry.begin_run()
+    for window in range(2):
+        save_run(registry, window, float(window))
+    registry.end_run()
+    path = tmp_path / "checkpoint-000001" / "run.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    again = CheckpointRegistry(tmp_path)
+    found = resume(again)
+    assert found is not None
+    assert (found[0].name, found[2]) == ("checkpoint-000000", 0.0)
+    (report,) = again.take_reports()
+    assert re.search(r"checkpoint-000001/run\.safetensors: damaged", str(report))
+    assert again.take_reports() == []
+
+
+def test_a_state_that_cannot_be_saved_is_a_clear_error(tmp_path: Path) -> None:
+    registry = CheckpointRegistry(tmp_path)
+    registry.begin_run()
+    with pytest.raises(CheckpointError, match=r"state\['judge'\]\[0\]: expected plain data or an array, got object"):
+        registry.stage_run(RecordingAgent(), 0, {"judge": [object()]})
+    assert names(tmp_path) == {"lock"}
+
+
+# --- the rest ------------------------------------------------------------------------------------
 
 
 def test_the_manifest_is_data_that_others_can_read(tmp_path: Path) -> None:
-    saved = save(CheckpointRegistry(tmp_path), 1.5)
-    manifest = msgspec.json.decode((tmp_path / "manifest.json").read_bytes())
-    assert (manifest["best"], manifest["latest"], manifest["format"]) == (saved.snapshot_id, saved.snapshot_id, 1)
+    saved = save(CheckpointRegistry(tmp_path), 1.5, 3)
+    sealed = json.loads((tmp_path / saved.snapshot_id / "manifest.json").read_bytes())
+    manifest = sealed["snapshot"]
+    assert (sealed["format"], manifest["name"], manifest["best"]) == (2, saved.snapshot_id, saved.snapshot_id)
+    assert (manifest["window"], manifest["score"]["primary_score"], manifest["hyperparams"]) == (
+        3,
+        1.5,
+        {"learning_rate": 0.5},
+    )
+    weights = (tmp_path / saved.weights_path).read_bytes()
+    assert manifest["files"] == [
+        {"path": "weights", "size": len(weights), "sha256": hashlib.sha256(weights).hexdigest()}
+    ]
 
 
 def test_a_directory_that_cannot_be_made_is_a_clear_error(tmp_path: Path) -> None:

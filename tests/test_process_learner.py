@@ -220,7 +220,7 @@ async def test_one_seed_gives_one_run_wherever_it_learns(tmp_path: Path) -> None
     comparable = [index for index, event in enumerate(events) if isinstance(event, WindowLearned)]
     assert [events[index] for index in comparable] == [other_events[index] for index in comparable]
     for name in os.listdir(tmp_path / "thread"):
-        if name != "manifest.json":
+        if name != "lock":
             weights = [(tmp_path / side / name / "weights").read_bytes() for side in ("thread", "process")]
             assert weights[0] == weights[1]
 
