@@ -653,7 +653,7 @@ def test_a_version_never_goes_back(tmp_path: Path) -> None:
     ("other", "match"),
     [
         (lambda: make_q(), "expected a StreamQAgent, got a StreamACAgent"),
-        (lambda: StreamACAgent.for_spaces(SIGHT, Discrete(3), hidden=(8,)), r"parameters: expected float32\[2, "),
+        (lambda: StreamACAgent.for_spaces(SIGHT, Discrete(3), hidden=(8,)), r"parameters: expected F32\[2, "),
     ],
 )
 def test_what_another_agent_saved_is_refused(other: Callable[[], StreamAgent], match: str, tmp_path: Path) -> None:

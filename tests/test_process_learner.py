@@ -253,9 +253,9 @@ async def test_a_second_run_goes_on_where_the_first_ended() -> None:
 
 async def test_snapshots_and_hyperparameters_go_through_it(tmp_path: Path) -> None:
     registry = CheckpointRegistry(tmp_path / "snapshots")
-    registry.begin_run()
     learner = learner_of(recipe())
     async with opened(learner):
+        await learner.call(lambda agent: registry.begin_run())
         assert (await learner.call(lambda agent: agent.get_hyperparams())).params == {"learning_rate": 0.5}
         await learner.call(lambda agent: agent.set_hyperparams(HyperparamSet({"learning_rate": 0.1})))
         await learner.learn(window(0))
