@@ -50,6 +50,24 @@ class FeedStep(NamedTuple):
     time: float | None = None
 
 
+def name_within(connection: str, item: Any) -> tuple[Any, StreamId | None]:
+    """What came over one of several connections, its stream named so that none of another's has the same name.
+
+    Args:
+        connection: its name.
+        item: a step, a ``DelayedReward``, or whatever else was decoded.
+
+    Returns:
+        The item, and the name that its stream came with, None where it came without.
+    """
+    if isinstance(item, FeedStep | DelayedReward):
+        name = item.stream
+        return (item if name is None else item._replace(stream=f"{connection}/{name}")), name
+    if isinstance(item, _SEQUENCES) and len(item) == 6:
+        return (*item[:5], f"{connection}/{item[5]}"), item[5]
+    return item, None
+
+
 class UnusableStepError(Exception):
     """A step that cannot be used.
 
@@ -202,6 +220,10 @@ class Aligner:
     def finish(self, now: float) -> tuple[StreamItem, ...]:
         """No reward will come any more: what waited for one, by the declared rule."""
         return () if self._join is None else self._join.finish(now)
+
+    def abandon(self) -> int:
+        """Nothing more is wanted: how many transitions still waited for their rewards."""
+        return 0 if self._join is None else self._join.abandon()
 
     def malformed(self, detail: str, stream: StreamId | None = None) -> UnusableStepError:
         """What a message that cannot be read does to its stream, or, where it names none, to all of them."""

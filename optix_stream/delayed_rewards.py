@@ -10,7 +10,7 @@ import msgspec
 
 from optix_stream.contracts import StreamItem
 from optix_stream.errors import ConfigurationError
-from optix_stream.events import GapDetected, StreamEvent, TransitionsDropped, TransitionsRejected
+from optix_stream.events import GapDetected, RewardMissing, StreamEvent, TransitionsDropped, TransitionsRejected
 from optix_stream.types import StreamId, Transition
 
 
@@ -121,6 +121,13 @@ class RewardJoin:
         """Nothing will come any more: the rule for everything that waits."""
         return tuple(item for stream in list(self._lines) for item in self._release(stream, now, is_over=True))
 
+    def abandon(self) -> int:
+        """Let go of everything; how many transitions still waited for their rewards."""
+        waiting = sum(item.transition is not None for item in self._by_id.values())
+        self._by_id.clear()
+        self._lines.clear()
+        return waiting
+
     def _release(self, stream: StreamId, now: float, *, is_over: bool = False) -> tuple[StreamItem, ...]:
         line = self._lines[stream]
         items: list[StreamItem] = []
@@ -141,17 +148,19 @@ class RewardJoin:
 
     def _settle(self, waiting: _Waiting, transition: Transition, now: float) -> tuple[StreamItem, ...]:
         self._by_id.pop(waiting.decision_id, None)
+        stream = transition.stream
         if waiting.reward is not None:
             transition.reward = waiting.reward
-        elif self._config.missing != "drop":
+            return (transition,)
+        if self._config.missing != "drop":
             transition.reward = float(self._config.missing)
-        else:
-            reason = "no reward came in time"
-            return (
-                TransitionsDropped(reason=reason, count=1, stream=transition.stream, time=now),
-                GapDetected(stream=transition.stream, reason=reason, missed=1, time=now),
-            )
-        return (transition,)
+            missing = RewardMissing(stream=stream, decision_id=waiting.decision_id, default=transition.reward, time=now)
+            return (missing, transition)
+        reason = "no reward came in time"
+        return (
+            TransitionsDropped(reason=reason, count=1, stream=stream, time=now),
+            GapDetected(stream=stream, reason=reason, missed=1, time=now),
+        )
 
 
 def _refused(stream: StreamId, detail: str, now: float) -> TransitionsRejected:

@@ -278,6 +278,20 @@ class DeadlineMissed(Event, frozen=True, kw_only=True, eq=False):
     is_held: bool
 
 
+class RewardMissing(Event, frozen=True, kw_only=True, eq=False):
+    """A delayed reward did not come in time, and its transition got the default in its place.
+
+    Attributes:
+        stream: whose it is.
+        decision_id: of the action that would have earned it.
+        default: what the transition got.
+    """
+
+    stream: StreamId
+    decision_id: int
+    default: float
+
+
 class SubscriberLagging(Event, frozen=True, kw_only=True, eq=False):
     """A subscriber was too slow for its buffer and missed this many events."""
 
@@ -294,6 +308,13 @@ class SubscriberFailed(Event, frozen=True, kw_only=True, eq=False):
 
 
 StreamEvent: TypeAlias = (
-    GapDetected | SourceLost | SourceRegained | CircuitOpened | TransitionsRejected | DeadlineMissed | LearningFailed
+    GapDetected
+    | SourceLost
+    | SourceRegained
+    | CircuitOpened
+    | TransitionsRejected
+    | DeadlineMissed
+    | RewardMissing
+    | LearningFailed
 )
 """Events that a producer pushes into its stream, in order with the transitions."""

@@ -223,6 +223,14 @@ class FeedSession:
             ConfigurationError: the source cannot work as it is.
             Exception: what the source raised, where there is no reconnecting.
         """
+        try:
+            await self._run_attempts(attempt, reconnect, rng)
+        finally:
+            await self.abandon()
+
+    async def _run_attempts(
+        self, attempt: Callable[[], Awaitable[None]], reconnect: ReconnectPolicy | None, rng: random.Random
+    ) -> None:
         breaker = CircuitBreaker(reconnect.breaker) if reconnect is not None and reconnect.breaker is not None else None
         while True:
             self.delivered = False
@@ -277,6 +285,14 @@ class FeedSession:
         """The source is gone for good."""
         await self.lose(reason, None)
         await self.push_all(self.aligner.finish(self.now()))
+
+    async def abandon(self) -> None:
+        """The run is over: what still waits for its reward is counted, and goes no further."""
+        count = self.aligner.abandon()
+        if count:
+            dropped = TransitionsDropped(reason="run ended before the reward came", count=count, time=self.now())
+            with anyio.CancelScope(shield=True):
+                await self._sink.push(dropped)
 
     async def _regain(self) -> None:
         self._is_lost = False

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import base64
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import anyio
 import anyio.to_thread
@@ -13,23 +14,28 @@ import msgspec
 
 from optix_stream.clock import Clock
 
-_FLUSH_SEC = 0.5
+logger = logging.getLogger(__name__)
+
+_WRITE_SEC = 0.5
+_MAX_HELD_BYTES = 2**26
 
 
 class RecordedMessage(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One line of a recording.
+    """One line of a recording: a message, or that what follows does not continue what came before.
 
     Attributes:
         time: of arrival, seconds on the clock of the run that recorded it.
         stream: of the connection, where several are recorded.
         text: the message; None where it is not text.
         data: the message in base64; None where it is text.
+        gap: why the connection ended, or what was not recorded; there is no message in such a line.
     """
 
     time: float
     stream: str | None = None
     text: str | None = None
     data: str | None = None
+    gap: str | None = None
 
     @property
     def message(self) -> bytes:
@@ -38,53 +44,98 @@ class RecordedMessage(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Recorder:
-    """Appends to a recording, away from the event loop. An async context manager.
+    """Takes messages and appends them to a recording, away from the event loop; ``recording`` opens one.
 
     Args:
-        path: of the recording; appended to.
-        clock: times the writing.
+        path: of the recording.
+        max_held_bytes: of messages that wait to be written. What comes while a disk is too slow for its feed is not
+            recorded, and leaves a gap in the recording; the run itself is not held up.
     """
 
-    def __init__(self, path: Path, clock: Clock) -> None:
+    def __init__(self, path: Path, max_held_bytes: int = _MAX_HELD_BYTES) -> None:
         self._path = path
-        self._clock = clock
         self._lines: list[RecordedMessage] = []
+        self._max_held_bytes = max_held_bytes
+        self._held_bytes = 0
+        self._lost: dict[str | None, int] = {}
         self._encoder = msgspec.json.Encoder()
-        self._tasks = anyio.create_task_group()
 
     def add(self, arrived: float, stream: str | None, message: bytes) -> None:
         """Remember a message until it is written."""
+        size = self._held_bytes + len(message)
+        if size > self._max_held_bytes:
+            if not self._lost:
+                logger.warning("%s: writing is slower than what arrives; some of it is not recorded", self._path)
+            self._lost[stream] = self._lost.get(stream, 0) + 1
+            return
+        if self._lost:
+            lost = self._lost.pop(stream, 0)
+            if lost:
+                self.mark_gap(arrived, stream, f"{lost} messages were not recorded")
+        self._held_bytes = size
         try:
             line = RecordedMessage(arrived, stream, text=message.decode())
         except UnicodeDecodeError:
             line = RecordedMessage(arrived, stream, data=base64.b64encode(message).decode())
         self._lines.append(line)
 
-    async def __aenter__(self) -> Self:
-        await self._tasks.__aenter__()
-        self._tasks.start_soon(self._flush_often)
-        return self
+    def mark_gap(self, time: float, stream: str | None, reason: str) -> None:
+        """What follows in this stream does not continue what came before."""
+        self._lines.append(RecordedMessage(time, stream, gap=reason))
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> bool | None:
-        self._tasks.cancel_scope.cancel()
-        try:
-            return await self._tasks.__aexit__(kind, error, traceback)
-        finally:
-            with anyio.CancelScope(shield=True):
-                await self._flush()
+    async def write(self) -> None:
+        """Write what is held.
 
-    async def _flush_often(self) -> None:
-        while True:
-            await self._clock.sleep(_FLUSH_SEC)
-            await self._flush()
-
-    async def _flush(self) -> None:
-        lines, self._lines = self._lines, []
+        Raises:
+            OSError: it cannot be written.
+        """
+        lines, self._lines, self._held_bytes = self._lines, [], 0
         if lines:
-            await anyio.to_thread.run_sync(self._write, lines)
+            await anyio.to_thread.run_sync(self._append, lines)
 
-    def _write(self, lines: list[RecordedMessage]) -> None:
+    def _append(self, lines: list[RecordedMessage]) -> None:
         with self._path.open("ab") as file:
             file.write(b"".join(self._encoder.encode(line) + b"\n" for line in lines))
+
+
+@asynccontextmanager
+async def recording(path: Path | None, clock: Clock) -> AsyncIterator[Recorder | None]:
+    """Append to a recording for the length of the ``async with``.
+
+    Args:
+        path: of the recording; None: nothing is recorded.
+        clock: times the writing.
+
+    Raises:
+        OSError: the recording cannot be written.
+    """
+    if path is None:
+        yield None
+        return
+    recorder = Recorder(path)
+    error: Exception | None = None
+    try:
+        async with anyio.create_task_group() as tasks:
+
+            async def write_often() -> None:
+                nonlocal error
+                try:
+                    while True:
+                        await clock.sleep(_WRITE_SEC)
+                        await recorder.write()
+                except OSError as raised:
+                    error = raised
+                    tasks.cancel_scope.cancel()
+
+            tasks.start_soon(write_often)
+            try:
+                yield recorder
+            except Exception as raised:
+                # Carried past the task group, which would wrap it.
+                error = raised
+            tasks.cancel_scope.cancel()
+    finally:
+        with anyio.CancelScope(shield=True):
+            await recorder.write()
+    if error is not None:
+        raise error

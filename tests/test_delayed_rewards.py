@@ -12,7 +12,7 @@ from optix_stream.alignment import Aligner, FeedStep
 from optix_stream.contracts import StreamItem
 from optix_stream.delayed_rewards import DelayedReward, DelayedRewards
 from optix_stream.errors import ConfigurationError
-from optix_stream.events import GapDetected, TransitionsDropped, TransitionsRejected
+from optix_stream.events import GapDetected, RewardMissing, TransitionsDropped, TransitionsRejected
 from optix_stream.types import Transition
 
 
@@ -82,12 +82,23 @@ def test_what_waits_too_long_is_given_up_and_leaves_a_gap() -> None:
     assert transition.reward == 5.0
 
 
-def test_or_gets_the_declared_default() -> None:
+def test_or_gets_the_declared_default_and_that_is_told() -> None:
     feed = Feed(timeout_sec=2.0, missing=-1)
-    feed.step(now=0.0)
+    first = feed.step(now=0.0)
     feed.step(now=1.0)
     feed.step(now=2.0)
     assert feed.rewards == [(1.0, -1.0)]
+    (missing,) = [item for item in feed.items if isinstance(item, RewardMissing)]
+    assert (missing.stream, missing.decision_id, missing.default, missing.time) == ("a", first, -1.0, 2.0)
+
+
+def test_whole_transitions_that_wait_when_all_is_over_are_counted() -> None:
+    feed = Feed()
+    for stream in ("a", "a", "a", "b"):
+        feed.step(stream=stream)
+    assert feed.aligner.abandon() == 2
+    assert feed.aligner.abandon() == 0
+    assert feed.items == []
 
 
 def test_a_reward_that_comes_too_late_twice_or_for_nothing_is_refused_and_counts_no_transition() -> None:

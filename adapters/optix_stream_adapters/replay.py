@@ -9,13 +9,14 @@ import math
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import anyio
 import anyio.lowlevel
 import anyio.to_thread
 import msgspec
 
+from optix_stream.alignment import name_within
 from optix_stream.clock import Clock, SystemClock
 from optix_stream.contracts import Policy, TransitionSink
 from optix_stream.errors import ConfigurationError, MissingExtraError
@@ -121,31 +122,38 @@ class ReplayFeed:
         Raises:
             ValueError: the file is damaged; the text names the line or the row.
         """
-        session = FeedSession(policy, sink, self.clock, self._name, self._options)
+        sessions = _Sessions(policy, sink, self.clock, self._name, self._options)
         records = self._records()
         count = 0
-        while chunk := await anyio.to_thread.run_sync(lambda: list(itertools.islice(records, _CHUNK))):
-            for time, payload in chunk:
-                await self.clock.reach(time)
-                await self._handle(session, payload, time)
-                count += 1
-                if count % _STEPS_BETWEEN_CHECKPOINTS == 0:
-                    await anyio.lowlevel.checkpoint()
-        await session.push_all(session.aligner.finish(self.clock.now()))
+        try:
+            while chunk := await anyio.to_thread.run_sync(lambda: list(itertools.islice(records, _CHUNK))):
+                for record in chunk:
+                    await self.clock.reach(record.time)
+                    if record.gap is None:
+                        await self._handle(sessions.of(record.connection), record)
+                    else:
+                        await sessions.part(record.connection, record.gap)
+                    count += 1
+                    if count % _STEPS_BETWEEN_CHECKPOINTS == 0:
+                        await anyio.lowlevel.checkpoint()
+            await sessions.finish()
+        finally:
+            await sessions.abandon()
         await sink.push(SourceLost(source=self._name, error="replay ended", retry_sec=None, time=self.clock.now()))
 
-    async def _handle(self, session: FeedSession, payload: Any, time: float) -> None:
+    async def _handle(self, session: FeedSession, record: _Record) -> None:
         try:
-            decoded = self._decode(payload)
+            decoded = self._decode(record.payload)
         except Exception as error:
             # As live: it is told and counted.
             await session.reject(f"{type(error).__name__}: {error}")
             return
         for step in decoded if type(decoded) is list else [] if decoded is None else [decoded]:
-            await session.handle(step, self._answer, time)
+            named = step if record.connection is None else name_within(record.connection, step)[0]
+            await session.handle(named, self._answer, record.time)
 
-    def _records(self) -> Iterator[tuple[float, Any]]:
-        """Times and what was recorded at them; read in a worker thread."""
+    def _records(self) -> Iterator[_Record]:
+        """What was recorded; read in a worker thread."""
         match self._path.suffix.lower():
             case ".csv":
                 with self._path.open(newline="", encoding="utf-8") as file:
@@ -157,28 +165,88 @@ class ReplayFeed:
             case _:
                 yield from self._messages()
 
-    def _timed(self, rows: Iterator[dict[str, Any]]) -> Iterator[tuple[float, Any]]:
+    def _timed(self, rows: Iterator[dict[str, Any]]) -> Iterator[_Record]:
         column = self._time_column
         for number, row in enumerate(rows):
             if column is None:
-                yield 0.0, row
+                yield _Record(0.0, row)
             elif column not in row:
                 raise ValueError(f"{self._path}: expected a column {column!r}, got {sorted(row)}")
             else:
                 try:
-                    yield _seconds(row[column]), row
+                    yield _Record(_seconds(row[column]), row)
                 except ValueError as error:
                     raise ValueError(f"{self._path}, row {number + 1}: {error}") from error
 
-    def _messages(self) -> Iterator[tuple[float, bytes]]:
+    def _messages(self) -> Iterator[_Record]:
         decoder = msgspec.json.Decoder(RecordedMessage)
+        latest, shift = -math.inf, 0.0
         with self._path.open("rb") as file:
             for number, line in enumerate(file, 1):
                 try:
                     record = decoder.decode(line)
                 except msgspec.MsgspecError as error:
                     raise ValueError(f"{self._path}, line {number}: {error}") from error
-                yield record.time, record.message
+                if record.time + shift < latest:
+                    # Appended by a later run, whose clock began anew; there is no pause between the two.
+                    shift = latest - record.time
+                latest = record.time + shift
+                yield _Record(latest, record.message, record.stream, record.gap)
+
+
+class _Record(NamedTuple):
+    """One thing that was recorded.
+
+    Attributes:
+        time: when, in seconds.
+        payload: what ``decode`` reads.
+        connection: over which of several it came; None where there was but one.
+        gap: why what follows does not continue what came before; there is no payload then.
+    """
+
+    time: float
+    payload: Any
+    connection: str | None = None
+    gap: str | None = None
+
+
+class _Sessions:
+    """One session for each recorded connection, as there was live."""
+
+    def __init__(
+        self, policy: Policy, sink: TransitionSink, clock: Clock, name: str, options: FeedOptions | None
+    ) -> None:
+        self._policy = policy
+        self._sink = sink
+        self._clock = clock
+        self._name = name
+        self._options = options
+        self._open: dict[str | None, FeedSession] = {}
+
+    def of(self, connection: str | None) -> FeedSession:
+        """The session of this connection, which may be new."""
+        session = self._open.get(connection)
+        if session is None:
+            name, stream = (self._name, 0) if connection is None else (connection, connection)
+            session = FeedSession(self._policy, self._sink, self._clock, name, self._options, stream=stream)
+            self._open[connection] = session
+        return session
+
+    async def part(self, connection: str | None, reason: str) -> None:
+        """The connection ended here, or something of it is missing."""
+        session = self.of(connection)
+        session.aligner.restart_sequences()
+        await session.lose(reason, None)
+
+    async def finish(self) -> None:
+        """Nothing more will come."""
+        for session in self._open.values():
+            await session.push_all(session.aligner.finish(self._clock.now()))
+
+    async def abandon(self) -> None:
+        """Account for what still waits."""
+        for session in self._open.values():
+            await session.abandon()
 
 
 def _seconds(value: Any) -> float:

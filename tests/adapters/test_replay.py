@@ -21,10 +21,11 @@ from optix_stream_adapters.websockets import JsonCodec
 from optix_stream import HyperparamSet, LivePipeline, RLOptimizer, every_n_seconds
 from optix_stream.alignment import FeedStep
 from optix_stream.contracts import as_policy
+from optix_stream.delayed_rewards import DelayedRewards
 from optix_stream.errors import ConfigurationError, MissingExtraError
-from optix_stream.events import TransitionsRejected
-from optix_stream.feed_session import FeedAction
-from optix_stream.recording import RecordedMessage, Recorder
+from optix_stream.events import GapDetected, TransitionsDropped, TransitionsRejected
+from optix_stream.feed_session import FeedAction, FeedOptions
+from optix_stream.recording import RecordedMessage, Recorder, recording
 from optix_stream.testing import FakeClock, NullAgent, RecordingAgent, RecordingSink, assert_balanced
 
 pytestmark = pytest.mark.anyio
@@ -93,7 +94,8 @@ CODEC = JsonCodec(spaces.Box(-np.inf, np.inf, (1,), np.float32), spaces.Discrete
 
 
 async def record(path: Path, count: int) -> Path:
-    async with Recorder(path, FakeClock()) as recorder:
+    async with recording(path, FakeClock()) as recorder:
+        assert recorder is not None
         for number in range(count):
             message = json.dumps({"observation": [number / 7], "reward": number % 3 - 1.0})
             recorder.add(50.0 + 0.3 * number, None, message.encode())
@@ -151,13 +153,63 @@ def test_a_recording_gives_back_what_it_was_given(
     seen: list[bytes] = []
 
     async def write_and_replay() -> None:
-        async with Recorder(path, FakeClock()) as recorder:
+        async with recording(path, FakeClock()) as recorder:
+            assert recorder is not None
             for number, message in enumerate(messages):
                 recorder.add(float(number), "robot", message)
         await replay(ReplayFeed(path, decode=lambda message: seen.append(message), speed=math.inf))
 
     anyio.run(write_and_replay)
     assert seen == messages
+
+
+async def test_what_a_slow_disk_did_not_take_leaves_a_gap_in_the_recording(tmp_path: Path) -> None:
+    path = tmp_path / "session.jsonl"
+    recorder = Recorder(path, max_held_bytes=100)
+    size = len(json.dumps({"observation": [0], "reward": 0}))
+    for number in range(10):
+        recorder.add(float(number), None, json.dumps({"observation": [number], "reward": 0}).encode())
+        if number == 5:
+            await recorder.write()
+    await recorder.write()
+    sink = await replay(ReplayFeed(path, decode=CODEC.decode, speed=math.inf))
+    kept = 100 // size
+    assert [(t.observation[0], t.next_observation[0]) for t in sink.transitions] == [
+        *((n, n + 1) for n in range(kept - 1)), *((6 + n, 7 + n) for n in range(kept - 1)),
+    ]  # fmt: skip
+    (gap,) = [event for event in sink.events if isinstance(event, GapDetected)]
+    assert f"{6 - kept} messages were not recorded" in gap.reason
+
+
+async def test_a_session_appended_by_a_later_run_goes_on_where_the_first_ended(tmp_path: Path) -> None:
+    path = tmp_path / "session.jsonl"
+    for start in (500.0, 20.0):
+        async with recording(path, FakeClock()) as recorder:
+            assert recorder is not None
+            for number in range(3):
+                recorder.add(start + number, None, json.dumps({"observation": [number], "reward": 0}).encode())
+            recorder.mark_gap(start + 2, None, "connection ended")
+    sink = await replay(ReplayFeed(path, decode=CODEC.decode, speed=math.inf))
+    assert [t.time for t in sink.transitions] == [501.0, 502.0, 503.0, 504.0]
+
+
+async def test_what_waits_for_its_reward_when_a_replay_is_cut_short_is_counted(tmp_path: Path) -> None:
+    path = await record(tmp_path / "session.jsonl", 4)
+    sink, scope = RecordingSink(), anyio.CancelScope()
+    seen: list[FeedAction] = []
+
+    def answer(action: FeedAction) -> None:
+        seen.append(action)
+        if len(seen) == 4:
+            scope.cancel()
+
+    options = FeedOptions(delayed_rewards=DelayedRewards(timeout_sec=60.0))
+    with scope:
+        await ReplayFeed(path, decode=CODEC.decode, speed=math.inf, answer=answer, options=options).run(
+            as_policy(NullAgent(action=1)), sink
+        )
+    assert sink.transitions == []
+    assert [event.count for event in sink.events if isinstance(event, TransitionsDropped)] == [3]
 
 
 # --- what cannot be replayed ---------------------------------------------------------------------

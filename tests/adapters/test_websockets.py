@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -14,12 +15,14 @@ import anyio
 import numpy as np
 import pytest
 from gymnasium import spaces
+from optix_stream_adapters.replay import ReplayFeed
 from optix_stream_adapters.websockets import ConnectionOptions, JsonCodec, MessagePackCodec, PolicyServer, WebSocketFeed
 from optix_stream_adapters.websockets.inbox import Inbox
 from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from optix_stream.alignment import FeedStep
 from optix_stream.contracts import SingleActor
 from optix_stream.delayed_rewards import DelayedRewards
 from optix_stream.errors import ActingFailedError, ConfigurationError, SourceFailedError
@@ -28,7 +31,7 @@ from optix_stream.feed_session import FeedOptions
 from optix_stream.reconnecting import ReconnectPolicy
 from optix_stream.recording import RecordedMessage
 from optix_stream.testing import RecordingSink
-from optix_stream.types import Tree
+from optix_stream.types import Transition, Tree
 
 pytestmark = pytest.mark.asyncio
 
@@ -253,8 +256,74 @@ async def test_a_recording_holds_what_arrived(tmp_path: Path) -> None:
     import msgspec
 
     lines = [msgspec.json.decode(line, type=RecordedMessage) for line in path.read_bytes().splitlines()]
-    assert [line.message for line in lines] == [message(1.0).encode(), b"\xff\x00"]
+    assert [line.message for line in lines[:2]] == [message(1.0).encode(), b"\xff\x00"]
+    assert [line.gap for line in lines] == [None, None, "connection ended"]
     assert lines[0].time <= lines[1].time
+
+
+async def replayed(path: Path) -> RecordingSink:
+    sink = RecordingSink()
+    with anyio.fail_after(60):
+        await ReplayFeed(path, decode=CODEC.decode, speed=math.inf).run(Echo(), sink)
+    return sink
+
+
+def facts(sink: RecordingSink) -> list[Any]:
+    """Transitions and gaps, without the words for the latter, which speak of another kind of source."""
+    return [
+        (t.stream, float(t.observation[0]), t.action, t.reward, float(t.next_observation[0]), t.time)
+        if isinstance(t, Transition)
+        else (t.stream, t.time)
+        for t in sink.items
+        if isinstance(t, Transition | GapDetected)
+    ]
+
+
+async def test_a_replay_gives_what_the_live_session_gave_with_its_gaps(tmp_path: Path) -> None:
+    sessions = iter([3, 4, 0])
+
+    async def play(socket: ServerConnection) -> None:
+        for number in range(next(sessions)):
+            await socket.send(message(number, 1.0))
+            await socket.recv()
+
+    path, sink = tmp_path / "session.jsonl", RecordingSink()
+    async with serving(play) as url:
+        feed = WebSocketFeed(url, decode=CODEC.decode, encode=CODEC.encode, reconnect=AT_ONCE, record=path)
+        with pytest.raises(SourceFailedError):  # And no group of errors, recorded or not.
+            await run_feed(feed, sink)
+    assert len(sink.transitions) == 5
+    assert [(f[0], *f[1:-1]) for f in facts(await replayed(path))] == [(f[0], *f[1:-1]) for f in facts(sink)]
+    assert [t.time for t in (await replayed(path)).transitions] == [t.time for t in sink.transitions]
+
+
+async def test_a_recording_that_cannot_be_written_ends_the_run_with_its_error(tmp_path: Path) -> None:
+    async def play(socket: ServerConnection) -> None:
+        await socket.send(message(1.0))
+
+    async with serving(play) as url:
+        feed = WebSocketFeed(url, decode=CODEC.decode, reconnect=None, record=tmp_path)
+        with pytest.raises(IsADirectoryError):
+            await run_feed(feed)
+
+
+async def test_whoever_is_left_is_told_so() -> None:
+    codes: list[int | None] = []
+    arrived = anyio.Event()
+
+    async def play(socket: ServerConnection) -> None:
+        await socket.send(message(1.0))
+        await socket.recv()
+        arrived.set()
+        await socket.wait_closed()
+        codes.append(socket.close_code)
+
+    async with serving(play) as url, anyio.create_task_group() as tasks:
+        feed = WebSocketFeed(url, decode=CODEC.decode, encode=CODEC.encode)
+        tasks.start_soon(feed.run, Echo(), RecordingSink())
+        await arrived.wait()
+        tasks.cancel_scope.cancel()
+    assert codes == [1001]
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1", "ws://", "ws://example.com/feed", "ws://10.0.0.1"])
@@ -337,6 +406,60 @@ async def test_streams_within_a_connection_keep_their_names_there() -> None:
         while not sink.transitions:
             await anyio.lowlevel.checkpoint()
     assert sink.transitions[0].stream == "connection-1/arm"
+
+
+@pytest.mark.parametrize("is_plain", [False, True], ids=["a FeedStep", "a plain tuple"])
+async def test_connections_may_give_their_streams_the_same_names(is_plain: bool) -> None:
+    def decode(data: bytes) -> Any:
+        step = CODEC.decode(data)
+        assert isinstance(step, FeedStep)
+        return tuple(step[:6]) if is_plain else step
+
+    sink = RecordingSink()
+
+    async def robot(port: int, first: float) -> None:
+        async with connect(f"ws://127.0.0.1:{port}") as socket:
+            for number in range(3):
+                await socket.send(message(first + number, 1.0, stream=7))
+                assert json.loads(await socket.recv())["stream"] == 7
+
+    async with policy_server(sink, decode=decode) as server:
+        await asyncio.gather(robot(server.port, 10.0), robot(server.port, 20.0))
+        while len(sink.transitions) < 4:
+            await anyio.lowlevel.checkpoint()
+    assert len({t.stream for t in sink.transitions}) == 2
+    assert all(t.next_observation[0] == t.observation[0] + 1 for t in sink.transitions)
+
+
+async def test_a_run_that_ends_leaves_no_connection_behind_and_its_recording_replays(tmp_path: Path) -> None:
+    sink, path = RecordingSink(), tmp_path / "session.jsonl"
+    async with policy_server(sink, record=path) as server:
+        robots = [await connect(f"ws://127.0.0.1:{server.port}") for _ in range(3)]
+        for number in (1, 2):
+            for robot in robots:
+                await robot.send(message(number, 1.0))
+                await robot.recv()
+        while len(sink.transitions) < 3:
+            await anyio.lowlevel.checkpoint()
+    assert sink.transitions
+    assert len({t.stream for t in sink.transitions}) == 3
+    kept = list(sink.items)
+    for robot in robots:
+        await robot.wait_closed()
+    assert sink.items == kept, "who was connected still produced after the run"
+    again = await replayed(path)
+    assert [f for f in facts(again) if len(f) > 2] == [f for f in facts(sink) if len(f) > 2]
+
+
+async def test_what_waits_for_its_reward_when_the_run_ends_is_counted() -> None:
+    sink = RecordingSink()
+    options = FeedOptions(delayed_rewards=DelayedRewards(timeout_sec=60.0))
+    async with policy_server(sink, options=options) as server, connect(f"ws://127.0.0.1:{server.port}") as socket:
+        for value in (1.0, 2.0, 3.0):
+            await socket.send(message(value, None))
+            await socket.recv()
+    (dropped,) = [event for event in sink.events if isinstance(event, TransitionsDropped)]
+    assert (dropped.count, dropped.reason) == (2, "run ended before the reward came")
 
 
 @pytest.mark.parametrize(

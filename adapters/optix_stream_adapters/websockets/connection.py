@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import anyio
@@ -11,16 +11,20 @@ import anyio.lowlevel
 import msgspec
 from websockets.asyncio.connection import Connection
 from websockets.exceptions import ConnectionClosed, ConnectionClosedOK
+from websockets.frames import CloseCode
 
+from optix_stream.alignment import name_within
 from optix_stream.clock import Clock
 from optix_stream.errors import ConfigurationError
 from optix_stream.events import TransitionsDropped
 from optix_stream.feed_session import Answer, FeedAction, FeedSession
 from optix_stream.recording import Recorder
+from optix_stream.types import StreamId
 from optix_stream_adapters.websockets.inbox import Inbox
 
 _MESSAGES_BETWEEN_CHECKPOINTS = 128
 _OVERFLOW = "inbox overflow"
+_CLOSE_SEC = 1.0
 
 
 class ConnectionOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,7 +71,7 @@ class ConnectionOptions(msgspec.Struct, frozen=True, kw_only=True):
             "compression": self.compression,
             # The inbox is what bounds: the library would stop reading, and so stop answering pings.
             "max_queue": self.inbox_messages,
-            "close_timeout": 1.0,
+            "close_timeout": _CLOSE_SEC,
         }
 
 
@@ -85,6 +89,16 @@ Encode = Callable[[FeedAction], str | bytes]
 
 CONNECTION_ERRORS = (ConnectionClosed, SourceSilentError, TooManyMalformedError, OSError)
 """What ends a connection and nothing else."""
+
+
+@asynccontextmanager
+async def closing(socket: Connection) -> AsyncIterator[Connection]:
+    """Say goodbye at the end, also when cancelled: the other side need not find out by silence."""
+    try:
+        yield socket
+    finally:
+        with anyio.move_on_after(2 * _CLOSE_SEC, shield=True):
+            await socket.close(CloseCode.GOING_AWAY)
 
 
 class Conversation:
@@ -124,6 +138,7 @@ class Conversation:
         self._inbox = Inbox(options.inbox_messages, options.inbox_bytes)
         self._malformed = 0
         self._unhandled = 0
+        self._answering: StreamId | None = None
         self._last_arrival = clock.now()
 
     async def run(self) -> None:
@@ -147,6 +162,10 @@ class Conversation:
             finally:
                 await self._give_up_rest(error)
                 tasks.cancel_scope.cancel()
+                if self._recorder is not None:
+                    is_clean = error is None or isinstance(error, ConnectionClosedOK)
+                    reason = "connection ended" if is_clean else repr(error)
+                    self._recorder.mark_gap(self._clock.now(), self._stream, reason)
         if error is None or isinstance(error, ConnectionClosedOK):
             return
         if not isinstance(error, ConnectionClosed):
@@ -242,17 +261,16 @@ class Conversation:
 
     def _named(self, step: Any) -> Any:
         """Streams of one connection do not meet those of another that has the same names."""
-        stream = getattr(step, "stream", None)
-        if self._stream is None or stream is None:
+        if self._stream is None:
             return step
-        return step._replace(stream=f"{self._stream}/{stream}")
+        step, self._answering = name_within(self._stream, step)
+        return step
 
     async def _send(self, action: FeedAction) -> None:
         assert self._encode is not None
-        stream = action.stream
-        if self._stream is not None and isinstance(stream, str):
-            # The other side knows nothing of the name that its connection has here.
-            action = action._replace(stream=stream.removeprefix(f"{self._stream}/"))
+        if self._answering is not None:
+            # The other side knows its stream by the name that it gave it.
+            action = action._replace(stream=self._answering)
         await self._socket.send(self._encode(action))
 
 

@@ -6,7 +6,6 @@ import ipaddress
 import random
 import ssl
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import AsyncExitStack
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -17,8 +16,14 @@ from optix_stream.contracts import Policy, TransitionSink
 from optix_stream.errors import ConfigurationError
 from optix_stream.feed_session import FeedOptions, FeedSession
 from optix_stream.reconnecting import ReconnectPolicy
-from optix_stream.recording import Recorder
-from optix_stream_adapters.websockets.connection import ConnectionOptions, Conversation, Decode, Encode
+from optix_stream.recording import Recorder, recording
+from optix_stream_adapters.websockets.connection import (
+    ConnectionOptions,
+    Conversation,
+    Decode,
+    Encode,
+    closing,
+)
 
 
 class WebSocketFeed:
@@ -89,10 +94,7 @@ class WebSocketFeed:
             Exception: what ended the connection, where there is no reconnecting.
         """
         session = FeedSession(policy, sink, self.clock, self._name, self._options)
-        async with AsyncExitStack() as stack:
-            recorder = None
-            if self._record is not None:
-                recorder = await stack.enter_async_context(Recorder(self._record, self.clock))
+        async with recording(self._record, self.clock) as recorder:
             await session.supervise(lambda: self._converse(session, recorder), self._reconnect, self._rng)
 
     async def _converse(self, session: FeedSession, recorder: Recorder | None) -> None:
@@ -106,7 +108,7 @@ class WebSocketFeed:
             proxy=None if _is_loopback(self._host) else True,
             **options,
         )
-        async with connecting as socket:
+        async with closing(await connecting) as socket:
             for message in self._subscribe:
                 await socket.send(message)
             await Conversation(

@@ -6,7 +6,6 @@ import hmac
 import itertools
 import ssl
 from collections.abc import Callable, Collection
-from contextlib import AsyncExitStack
 from http import HTTPStatus
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from optix_stream.clock import Clock, SystemClock
 from optix_stream.contracts import Policy, TransitionSink
 from optix_stream.errors import ConfigurationError
 from optix_stream.feed_session import FeedOptions, FeedSession
-from optix_stream.recording import Recorder
+from optix_stream.recording import Recorder, recording
 from optix_stream_adapters.websockets.connection import (
     CONNECTION_ERRORS,
     ConnectionOptions,
@@ -28,6 +27,7 @@ from optix_stream_adapters.websockets.connection import (
 )
 
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
+_CLOSE_SEC = 2.0
 
 
 class PolicyServer:
@@ -110,32 +110,40 @@ class PolicyServer:
         """
         failed = anyio.Event()
         errors: list[Exception] = []
+        conversations: set[anyio.CancelScope] = set()
 
         async def converse(socket: ServerConnection) -> None:
-            try:
-                await self._converse(socket, policy, sink, recorder)
-            except Exception as error:
-                # Not the connection's, which ends in its stream: the policy's, the sink's. It ends the run.
-                errors.append(error)
-                failed.set()
+            # In a task of the library's, which must not outlive the run.
+            with anyio.CancelScope() as scope:
+                conversations.add(scope)
+                try:
+                    await self._converse(socket, policy, sink, recorder)
+                except Exception as error:
+                    # Not the connection's, which ends in its stream: the policy's, the sink's. It ends the run.
+                    errors.append(error)
+                    failed.set()
+                finally:
+                    conversations.discard(scope)
 
-        async with AsyncExitStack() as stack:
-            recorder = None
-            if self._record is not None:
-                recorder = await stack.enter_async_context(Recorder(self._record, self.clock))
-            server = await stack.enter_async_context(
-                serve(
-                    converse,
-                    self._host,
-                    self.port,
-                    process_request=self._check,
-                    ssl=self._tls,
-                    **self._connection.keywords(),
-                )
+        async with recording(self._record, self.clock) as recorder:
+            server = await serve(
+                converse,
+                self._host,
+                self.port,
+                process_request=self._check,
+                ssl=self._tls,
+                **self._connection.keywords(),
             )
-            self.port = next(iter(server.sockets)).getsockname()[1]
-            self.started.set()
-            await failed.wait()
+            try:
+                self.port = next(iter(server.sockets)).getsockname()[1]
+                self.started.set()
+                await failed.wait()
+            finally:
+                for scope in conversations:
+                    scope.cancel()
+                server.close()
+                with anyio.move_on_after(_CLOSE_SEC, shield=True):
+                    await server.wait_closed()
         raise errors[0]
 
     async def _converse(
@@ -147,15 +155,16 @@ class PolicyServer:
             socket, session, self._decode, self._encode, self._connection, self.clock, recorder, stream
         )
         self._connections += 1
-        reason = "connection closed"
         try:
-            await conversation.run()
-        except CONNECTION_ERRORS as error:
-            reason = repr(error)
+            reason = "connection closed"
+            try:
+                await conversation.run()
+            except CONNECTION_ERRORS as error:
+                reason = repr(error)
+            await session.end(reason)
         finally:
             self._connections -= 1
-            with anyio.CancelScope(shield=True):
-                await session.end(reason)
+            await session.abandon()
 
     def _check(self, socket: ServerConnection, request: Request) -> Response | None:
         """Refuse who may not connect, before the upgrade."""
