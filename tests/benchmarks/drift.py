@@ -272,14 +272,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--agent", default="stream-ac", help="the command line's name; bars are for stream-ac")
     parser.add_argument("--seeds", type=int, default=10, help="how many, from 0")
+    parser.add_argument("--first", type=int, default=0, help="the first of them that is run")
     parser.add_argument("--flips", type=int, default=5)
     parser.add_argument("--every", type=int, default=15_000, help="steps before the first flip and between two")
-    parser.add_argument("--json", type=Path, help="write raw results there")
+    parser.add_argument("--out", type=Path, help="append raw results, a line of JSON each")
+    parser.add_argument("--report", type=Path, help="run nothing; report on raw results")
     arguments = parser.parse_args()
+    if arguments.report is not None:
+        lines = [Result(**json.loads(line)) for line in arguments.report.read_text().splitlines()]
+        results = [result for result in lines if result.agent == arguments.agent]
+        report(results, with_bars=arguments.agent == "stream-ac")
+        return
     results = []
-    for seed in range(arguments.seeds):
+    for seed in range(arguments.first, arguments.seeds):
         result = run(arguments.agent, seed, arguments.flips, arguments.every)
         results.append(result)
+        if arguments.out is not None:
+            with arguments.out.open("a") as file:
+                file.write(json.dumps(dataclasses.asdict(result)) + "\n")
         print(
             f"  seed {seed}: {result.before:.0f}, frozen {result.frozen:.0f}, back after {result.recoveries}, "
             f"from scratch {result.reset}, {result.wall_sec:.0f} s",
@@ -287,8 +297,6 @@ def main() -> None:
             flush=True,
         )
     report(results, with_bars=arguments.agent == "stream-ac")
-    if arguments.json is not None:
-        arguments.json.write_text(json.dumps([dataclasses.asdict(result) for result in results]) + "\n")
 
 
 if __name__ == "__main__":

@@ -4,11 +4,12 @@
     python tests/benchmarks/learning.py --tasks cartpole-ppo --against stable-baselines3
 
 Every seed is a process of its own with one thread for each library. A run is the loop itself: pipeline, agent,
-judge and snapshots. Its *shipped* policy is the best one by 20 evaluation episodes, whose seeds are disjoint from
-those of the 100 test episodes that give the final score. A threshold is reached where two evaluations in a row are at
-or above it; a seed that never gets there counts as over its budget. Every environment step of the run counts; those of
-the evaluations do not, nor does their time. The interquartile mean and its stratified bootstrap are those of Agarwal
-et al. 2021 (arXiv 2108.13264). The peer gets the same budget, settings, evaluations and threads.
+judge and snapshots. Its *shipped* policy is the best one by 20 evaluation episodes (100 where Gymnasium steps them as
+one), whose seeds are disjoint from those of the 100 test episodes that give the final score. A threshold is reached
+where two evaluations in a row are at or above it; a seed that never gets there counts as over its budget. Every
+environment step of the run counts; those of the evaluations do not, nor does their time. The interquartile mean and its
+stratified bootstrap are those of Agarwal et al. 2021 (arXiv 2108.13264). The peer gets the same budget, settings,
+evaluations and threads.
 """
 
 from __future__ import annotations
@@ -26,15 +27,13 @@ import time
 from pathlib import Path
 
 import anyio
-import gymnasium
-import numpy as np
 from lagging import LaggingAgent
-from optix_stream_adapters.gymnasium import BatchPipeline, evaluate_policy
+from optix_stream_adapters.gymnasium import BatchPipeline
 from peer import run_peer
-from scores import PEER, TEST_EPISODES, TEST_SEED, Curve, Result, describe
+from scores import PEER, TEST_EPISODES, TEST_SEED, Act, Curve, Result, describe, mean_return
 from tasks import TASKS, Task
 
-from optix_stream import BaseEvaluator, EpisodeData, EvalMetrics, RLOptimizer
+from optix_stream import BaseAgent, BaseEvaluator, EpisodeData, EvalMetrics, RLOptimizer
 from optix_stream.cli.loading import make_agent, make_envs
 from optix_stream.learner import deterministic_policy
 from optix_stream.presets import preset_for
@@ -57,6 +56,12 @@ class Validation(BaseEvaluator):
         return candidate.primary_score >= baseline.primary_score
 
 
+def best_of(agent: BaseAgent) -> Act:
+    """What the agent does when it does not explore."""
+    policy = deterministic_policy(agent)
+    return lambda observations: policy.act(observations).actions
+
+
 def run_ours(name: str, task: Task, seed: int) -> Result:
     preset = preset_for(task.env, task.agent)
     config = dict(preset.agent)
@@ -67,13 +72,7 @@ def run_ours(name: str, task: Task, seed: int) -> Result:
     window = min(preset.window_size, task.evaluate_every)
     with tempfile.TemporaryDirectory() as directory:
         agent = make_agent(task.agent, observation_space, action_space, seed=seed, config=config)
-        curve = Curve(
-            task,
-            seed,
-            lambda env, count, first: float(
-                np.mean(evaluate_policy(deterministic_policy(agent), env, count, seed=first))
-            ),
-        )
+        curve = Curve(task, seed, lambda: best_of(agent))
         optimizer = RLOptimizer(
             LaggingAgent(agent, window) if task.is_lagging else agent,
             BatchPipeline(env, window_size=window, seed=seed),
@@ -87,12 +86,11 @@ def run_ours(name: str, task: Task, seed: int) -> Result:
         report = anyio.run(optimizer.run)
         train_sec = time.perf_counter() - start - curve.sec
     assert report.statistics.is_balanced
-    test = evaluate_policy(deterministic_policy(agent), gymnasium.make(task.env), TEST_EPISODES, seed=TEST_SEED)
     return Result(
         task=name,
         library="optix_stream",
         seed=seed,
-        score=float(np.mean(test)),
+        score=mean_return(best_of(agent), task.env, TEST_EPISODES, TEST_SEED),
         steps=report.transitions,
         reached=curve.reached,
         train_sec=train_sec,
@@ -118,6 +116,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, help="processes at once; times mean little above 1")
     parser.add_argument("--against", choices=(PEER,), help="run the peer too")
     parser.add_argument("--out", type=Path, help="append raw results, a line of JSON each")
+    parser.add_argument("--report", type=Path, help="run nothing; report on raw results")
     parser.add_argument("--one", nargs=3, metavar=("TASK", "LIBRARY", "SEED"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
@@ -125,17 +124,31 @@ def main() -> None:
         run = run_peer if library == PEER else run_ours
         print(json.dumps(dataclasses.asdict(run(name, TASKS[name], int(seed)))))
         return
+    if arguments.report is not None:
+        stored = [Result(**json.loads(line)) for line in arguments.report.read_text().splitlines()]
+        for name in dict.fromkeys(result.task for result in stored):
+            report(name, [result for result in stored if result.task == name])
+        return
     for name in arguments.tasks.split(","):
         task = TASKS[name]
         libraries = ["optix_stream", *([PEER] if arguments.against and task.peer is not None else [])]
         seeds = range(arguments.first, arguments.seeds if arguments.seeds is not None else task.seeds)
         runs = [(name, library, seed) for seed in seeds for library in libraries]
         results = anyio.run(_run_all, runs, arguments.jobs, arguments.out)
-        for library in libraries:
-            print(describe(name, task, [result for result in results if result.library == library]), flush=True)
-        if len(libraries) == 2:
-            ours, peer = ([r.train_sec for r in results if r.library == library] for library in libraries)
-            print(f"    wall-clock {statistics.median(a / b for a, b in zip(ours, peer, strict=True)):.2f}x the peer's")
+        report(name, results)
+
+
+def report(name: str, results: list[Result]) -> None:
+    """Figures, verdicts, and what the same seeds took in both libraries."""
+    by_library: dict[str, dict[int, Result]] = {}
+    for result in results:
+        by_library.setdefault(result.library, {})[result.seed] = result
+    for runs in by_library.values():
+        print(describe(name, TASKS[name], list(runs.values())), flush=True)
+    if len(by_library) == 2:
+        ours, peer = by_library["optix_stream"], by_library[PEER]
+        ratios = [ours[seed].train_sec / peer[seed].train_sec for seed in ours.keys() & peer.keys()]
+        print(f"    wall-clock {statistics.median(ratios):.2f}x the peer's")
 
 
 async def _run_all(runs: list[tuple[str, str, int]], jobs: int, out: Path | None) -> list[Result]:

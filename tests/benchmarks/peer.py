@@ -8,9 +8,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import gymnasium
 import numpy as np
-from scores import PEER, TEST_EPISODES, TEST_SEED, Curve, Result
+from scores import PEER, TEST_EPISODES, TEST_SEED, Curve, Result, mean_return
 from tasks import Task
 
 
@@ -36,22 +35,11 @@ def run_peer(name: str, task: Task, seed: int) -> Result:
         settings["action_noise"] = NormalActionNoise(np.zeros(shape), settings["action_noise"] * np.ones(shape))
     model = getattr(sb3, algorithm)("MlpPolicy", normalize or env, seed=seed, device="cpu", **settings)
 
-    def evaluate(env: gymnasium.Env[Any, Any], episodes: int, first: int) -> float:
-        returns = []
-        for episode in range(episodes):
-            observation, _ = env.reset(seed=first + episode)
-            total, is_done = 0.0, False
-            while not is_done:
-                if normalize is not None:
-                    observation = normalize.normalize_obs(observation)
-                action, _ = model.predict(observation, deterministic=True)
-                observation, reward, terminated, truncated, _ = env.step(action)
-                total += float(reward)
-                is_done = terminated or truncated
-            returns.append(total)
-        return float(np.mean(returns))
+    def act(observations: Any) -> Any:
+        seen = observations if normalize is None else normalize.normalize_obs(observations)
+        return model.predict(seen, deterministic=True)[0]
 
-    curve = Curve(task, seed, evaluate)
+    curve = Curve(task, seed, lambda: act)
     best: list[Any] = [-math.inf, None, None]
 
     def watch(_locals: Any, _globals: Any) -> bool:
@@ -72,7 +60,7 @@ def run_peer(name: str, task: Task, seed: int) -> Result:
         task=name,
         library=PEER,
         seed=seed,
-        score=evaluate(gymnasium.make(task.env), TEST_EPISODES, TEST_SEED),
+        score=mean_return(act, task.env, TEST_EPISODES, TEST_SEED),
         steps=model.num_timesteps,
         reached=curve.reached,
         train_sec=train_sec,

@@ -10,15 +10,18 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import gymnasium
 import numpy as np
 from tasks import Task
 
 EVALUATION_SEED, TEST_SEED = 50_000, 90_000
-EVALUATION_EPISODES, TEST_EPISODES = 20, 100
+EVALUATION_EPISODES, MANY_EPISODES, TEST_EPISODES = 20, 100, 100
 PEER = "stable-baselines3"
+
+Act: TypeAlias = Callable[[Any], Any]
+"""Observations ``[N, …]`` in, ``N`` actions out."""
 
 
 @dataclass(kw_only=True)
@@ -42,16 +45,52 @@ class Result:
     curve: list[tuple[int, float]] = field(default_factory=list)
 
 
-class Curve:
-    """Evaluates now and then; keeps the scores and the time that they took."""
+def mean_return(act: Act, env_id: str, episodes: int, seed: int) -> float:
+    """Of whole episodes, one after another; the first observation of each is by a seed of its own."""
+    env = gymnasium.make(env_id)
+    total = 0.0
+    for episode in range(episodes):
+        observation, _ = env.reset(seed=seed + episode)
+        is_over = False
+        while not is_over:
+            observation, reward, terminated, truncated, _ = env.step(act(np.asarray(observation)[None])[0])
+            total += float(reward)
+            is_over = terminated or truncated
+    return total / episodes
 
-    def __init__(self, task: Task, seed: int, evaluate: Callable[[gymnasium.Env[Any, Any], int, int], float]) -> None:
+
+def mean_return_side_by_side(act: Act, env_id: str, episodes: int, seed: int) -> float:
+    """Of the first episode of each of ``episodes`` environments that are stepped as one."""
+    env = gymnasium.make_vec(env_id, num_envs=episodes)
+    observations, _ = env.reset(seed=seed)
+    total, is_live = 0.0, np.ones(episodes, np.bool_)
+    while is_live.any():
+        observations, rewards, terminated, truncated, _ = env.step(act(observations))
+        total += float(rewards[is_live].sum())
+        is_live &= ~(terminated | truncated)
+    return total / episodes
+
+
+class Curve:
+    """Evaluates now and then; keeps the scores and the time that they took.
+
+    Where Gymnasium steps many environments as one, more episodes cost hardly more, and there are more of them.
+
+    Args:
+        task: says when.
+        seed: of the run; evaluations have seeds of their own.
+        policy: gives the policy of the moment, without exploration.
+    """
+
+    def __init__(self, task: Task, seed: int, policy: Callable[[], Act]) -> None:
         self.points: list[tuple[int, float]] = []
         self.sec = 0.0
         self._task = task
         self._seed = EVALUATION_SEED + 1000 * seed
-        self._env = gymnasium.make(task.env)
-        self._evaluate = evaluate
+        self._policy = policy
+        is_one = gymnasium.spec(task.env).vector_entry_point is not None
+        self._evaluate = mean_return_side_by_side if is_one else mean_return
+        self._episodes = MANY_EPISODES if is_one else EVALUATION_EPISODES
         self._next = task.evaluate_every
 
     def point(self, steps: int, *, is_last: bool = False) -> float | None:
@@ -60,7 +99,7 @@ class Curve:
             return None
         self._next = (steps // self._task.evaluate_every + 1) * self._task.evaluate_every
         start = time.perf_counter()
-        score = self._evaluate(self._env, EVALUATION_EPISODES, self._seed)
+        score = self._evaluate(self._policy(), self._task.env, self._episodes, self._seed)
         self.sec += time.perf_counter() - start
         self.points.append((steps, score))
         return score
