@@ -32,6 +32,7 @@ from optix_stream.errors import (
     LearnerLostError,
     LearningFailedError,
 )
+from optix_stream.evaluators import checked_score
 from optix_stream.events import (
     CheckpointFailed,
     CheckpointSaved,
@@ -106,6 +107,8 @@ class LoopController:
         clock: Clock | None = None,
         learner: LearnerPlacement = None,
     ) -> None:
+        if not isinstance(pipeline, BasePipeline):
+            raise ConfigurationError(f"pipeline: expected one such as BatchPipeline(env), got {pipeline!r}")
         if pipeline.agent is not None and pipeline.agent is not agent:
             raise ConfigurationError("the pipeline was made for another agent than the controller's")
         if max_episodes is not None and max_episodes < 1:
@@ -190,6 +193,7 @@ class LoopController:
         Raises:
             LearningFailedError: ``learn`` failed too often in a row.
             LearnerLostError: the learner's process was lost too often in a row.
+            ScoreError: the evaluator's answer is no score.
             AlreadyRunningError: a run is under way.
             Exception: what a source, the evaluator, the judge or the tuner raised.
         """
@@ -227,7 +231,7 @@ class LoopController:
 
     async def _run_windows(self) -> str:
         self._bus.emit(LoopStarted(is_live=self._pipeline.is_live, time=self._clock.now()))
-        await anyio.to_thread.run_sync(self._registry.begin_run)
+        await self._begin_run()
         async with self._open_pipeline() as source:
             while True:
                 window = await self._next_window(source)
@@ -243,6 +247,14 @@ class LoopController:
                     if not self._pipeline.is_live:
                         return "dormant"
                     self._enter_watchdog(window)
+
+    async def _begin_run(self) -> None:
+        """Nothing of an earlier run is compared with: its best is that of other weights."""
+        await anyio.to_thread.run_sync(self._registry.begin_run)
+        self._judge.restart()
+        self._scheduler.record_restart()
+        self._history.clear()
+        self._basis = None
 
     def _open_pipeline(self) -> AbstractAsyncContextManager[WindowSource]:
         intake = self._learner.intake()
@@ -272,7 +284,7 @@ class LoopController:
         diagnostics = await self._learn(source, window)
         if diagnostics is None:
             return
-        metrics = self._evaluator.score(window, diagnostics)
+        metrics = checked_score(self._evaluator.score(window, diagnostics), window)
         is_probe = self._optimizer.is_probing
         old_state = self.state
         verdict = None

@@ -13,6 +13,7 @@
     ├── LearningFailedError         agent.learn failed too often in a row
     ├── AgentFailedError            the agent raised, in a process of its own
     ├── LearnerLostError            the learner's process was lost, and a window or the run with it
+    ├── ScoreError                  an evaluator's answer is no score
     ├── CheckpointError             a checkpoint is missing, damaged or cannot be written
     │   └── DirectoryInUseError     another run writes to the checkpoint directory
     └── AlreadyRunningError         run() was called while a run is under way
@@ -140,6 +141,23 @@ class LearnerLostError(OptixStreamError):
         super().__init__(f"the learner's process was lost {losses} times in a row {what}: {reason}")
         self.losses = losses
         self.is_final = is_final
+
+
+class ScoreError(OptixStreamError, ValueError):
+    """What an evaluator answered cannot be compared with anything.
+
+    Attributes:
+        window: id of the window.
+        got: the answer, in words.
+    """
+
+    def __init__(self, window: int, got: str) -> None:
+        super().__init__(
+            f"evaluator.score of window {window}: expected EvalMetrics with a finite primary_score, or None where "
+            f"the window holds no evidence, got {got}"
+        )
+        self.window = window
+        self.got = got
 
 
 class CheckpointError(OptixStreamError):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from numbers import Real
 
 import numpy as np
 
 from optix_stream.contracts import BaseEvaluator
+from optix_stream.errors import ScoreError
 from optix_stream.types import EpisodeData, EvalMetrics
 
 EPISODE_RETURN = "episode_return"
@@ -36,6 +38,19 @@ class EpisodeReturnEvaluator(BaseEvaluator):
         if self._has_episodes or not episode_data.length:
             return None
         return EvalMetrics(metrics["mean_reward"], metrics, episode_data.episode_id, REWARD_PER_STEP)
+
+
+def checked_score(metrics: EvalMetrics | None, window: EpisodeData) -> EvalMetrics | None:
+    """What an evaluator answered.
+
+    Raises:
+        ScoreError: no ``EvalMetrics``, or one whose score is not finite; nothing could ever be compared with that.
+    """
+    if metrics is not None and not isinstance(metrics, EvalMetrics):
+        raise ScoreError(window.episode_id, repr(metrics))
+    if metrics is not None and not math.isfinite(metrics.primary_score):
+        raise ScoreError(window.episode_id, f"primary_score {metrics.primary_score}")
+    return metrics
 
 
 def completed_returns(window: EpisodeData) -> list[float]:

@@ -60,6 +60,8 @@ class StreamPipeline(BasePipeline):
         lockstep: bool,
         clock: Clock | None = None,
     ) -> None:
+        if not callable(boundary):
+            raise ConfigurationError(f"boundary: expected a function such as every_n_steps(200), got {boundary!r}")
         self.clock: Clock = clock if clock is not None else SystemClock()
         self._boundary = boundary
         self._capacity = capacity
@@ -322,10 +324,12 @@ class LivePipeline(StreamPipeline):
                     f"data_source: expected only producers, which have their own {surplus or 'kind'}"
                 )
             return
+        if not isinstance(data_source, DataSource):
+            raise ConfigurationError(f"data_source: expected an object with stream(), got {data_source!r}")
         policy = reconnect if reconnect is not None else ReconnectPolicy()
         self._producers.append(
             FeedProducer(
-                cast("DataSource", data_source),
+                data_source,
                 clock=self.clock,
                 name=name,
                 reconnect=policy if reconnect_on_disconnect else None,

@@ -21,6 +21,7 @@ from optix_stream.feed_session import Answer, FeedAction, FeedOptions, FeedSessi
 from optix_stream.reconnecting import ReconnectPolicy
 
 
+@runtime_checkable
 class DataSource(Protocol):
     """Any object with ``stream()``, a plain or an async generator of feed steps."""
 

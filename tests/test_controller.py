@@ -15,7 +15,7 @@ from optix_stream.callbacks import LoopCallback
 from optix_stream.checkpoints import CheckpointRegistry
 from optix_stream.contracts import BaseEvaluator, BaseOptimizer, Producer
 from optix_stream.controller import LoopController
-from optix_stream.errors import AlreadyRunningError, ConfigurationError, LearningFailedError
+from optix_stream.errors import AlreadyRunningError, ConfigurationError, LearningFailedError, ScoreError
 from optix_stream.events import (
     CheckpointFailed,
     CheckpointSaved,
@@ -377,6 +377,42 @@ async def test_one_run_at_a_time_and_then_again(tmp_path: Path) -> None:
     assert second.statistics.received == 2 * STEPS
 
 
+async def test_a_second_run_finds_a_best_of_its_own(tmp_path: Path) -> None:
+    runs = iter([[5.0] + [9.0] * 6, [2.0, 3.0, 1.0]])
+
+    class Another(ScriptedPipeline):
+        def producers(self) -> Sequence[Producer]:
+            return ScriptedPipeline(next(runs)).producers()
+
+    run = Run([], tmp_path, pipeline=Another([]))
+    first = await run()
+    assert first.reason == "dormant"
+    second = await run()
+    assert (second.reason, second.windows, second.state) == ("source_ended", 3, LoopState.ACTIVE)
+    assert second.best_snapshot is not None
+    assert second.best_snapshot.eval_metrics.primary_score == 3.0
+    assert [event.snapshot.eval_metrics.primary_score for event in run.of(Improved)] == [3.0]
+
+
+@pytest.mark.parametrize(
+    ("answer", "text"),
+    [
+        (3.0, "got 3.0"),
+        (EvalMetrics(float("nan"), {}, 0), "got primary_score nan"),
+        (EvalMetrics(float("inf"), {}, 0), "got primary_score inf"),
+    ],
+)
+async def test_an_answer_that_is_no_score_is_named(tmp_path: Path, answer: Any, text: str) -> None:
+    class Odd(MeanReward):
+        def score(self, episode_data: EpisodeData, train_diagnostics: dict[str, float]) -> EvalMetrics | None:
+            return answer  # type: ignore[no-any-return]
+
+    run = Run([1.0, 2.0], tmp_path, evaluator=Odd())
+    with pytest.raises(ScoreError, match=f"window 0: expected EvalMetrics with a finite primary_score.* {text}"):
+        await run()
+    assert run.of(CheckpointSaved) == []
+
+
 async def test_any_number_of_controllers_in_one_loop(tmp_path: Path) -> None:
     reports: list[RunReport] = []
 
@@ -404,6 +440,8 @@ async def test_a_slow_subscriber_misses_events_and_is_told(tmp_path: Path) -> No
     [
         ({"max_episodes": 0}, "max_episodes: expected at least 1 window, got 0"),
         ({"max_learning_failures": 0}, "max_learning_failures: expected at least 1, got 0"),
+        ({"pipeline": object()}, r"pipeline: expected one such as BatchPipeline\(env\), got <object"),
+        ({"agent": NullAgent}, "agent: expected a BaseAgent or an AgentRecipe, got <class"),
     ],
 )
 async def test_bad_limits_are_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:

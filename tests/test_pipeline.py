@@ -240,3 +240,10 @@ def test_the_original_names_of_the_boundaries_still_work() -> None:
 def test_a_buffer_that_cannot_work_is_refused_at_once() -> None:
     with pytest.raises(ConfigurationError, match="capacity: expected at least 1 transition, got 0"):
         Scripted(capacity=0)
+
+
+def test_what_is_no_source_and_what_is_no_boundary_is_named_at_once() -> None:
+    with pytest.raises(ConfigurationError, match=r"data_source: expected an object with stream\(\), got <object"):
+        LivePipeline(object())  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match=r"boundary: expected a function such as every_n_steps\(200\), got 7"):
+        LivePipeline(ScriptedProducer([]), episode_boundary_fn=7)  # type: ignore[arg-type]

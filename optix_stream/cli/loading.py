@@ -181,4 +181,4 @@ def _explain(gymnasium: Any, env_id: str, error: Exception) -> str:
     close = [known[name] for name in difflib.get_close_matches(env_id.lower(), known, n=3, cutoff=0.7)]
     if env_id in gymnasium.registry or not close:
         return f"cannot make {env_id}: {message}"
-    return f"cannot make {env_id}: {message.rstrip('.')}. Close names: {', '.join(close)}"
+    return f"cannot make {env_id}: {message.rstrip('.?')}. Close names: {', '.join(close)}"

@@ -17,6 +17,7 @@ import anyio.to_thread
 
 from optix_stream.cli import reports
 from optix_stream.cli.evaluation import SEED_OFFSET, Evaluation, Examiner
+from optix_stream.cli.formatting import counted
 from optix_stream.cli.history import RunHistory
 from optix_stream.cli.loading import (
     agent_recipe,
@@ -110,10 +111,10 @@ def train(settings: TrainSettings) -> None:
     """
     _check_plot(settings.plot)
     history = RunHistory(smoothing=settings.preset.smoothing)
-    if not settings.is_quiet:
-        sys.stderr.write(f"optix-stream: {_describe(settings)}\n")
-        sys.stderr.flush()
     with _make_session(settings, history) as session:
+        if not settings.is_quiet:
+            sys.stderr.write(f"optix-stream: {_describe(settings)}\n")
+            sys.stderr.flush()
         outcome = anyio.run(run_session, session)
     facts = reports.TrainReport(
         env=settings.env_id,
@@ -195,7 +196,7 @@ def _choose_display(settings: TrainSettings, history: RunHistory) -> Display:
 def _describe(settings: TrainSettings) -> str:
     preset = settings.preset
     return (
-        f"training {settings.env_id} with {settings.agent}, {preset.num_envs} environments, "
+        f"training {settings.env_id} with {settings.agent}, {counted(preset.num_envs, 'environment')}, "
         f"windows of {preset.window_size:,} steps, seed {settings.seed}, snapshots in {settings.checkpoint_dir}"
     )
 

@@ -33,8 +33,10 @@ def make_learner(
         max_failures: transitions in a row on which ``learn_one`` may raise before the run fails.
 
     Raises:
-        ConfigurationError: a process for an agent that nobody says how to make, or another word.
+        ConfigurationError: a process for an agent that nobody says how to make, another word, or no agent.
     """
+    if not isinstance(agent, BaseAgent | AgentRecipe):
+        raise ConfigurationError(f"agent: expected a BaseAgent or an AgentRecipe, got {agent!r}")
     if placement not in ("thread", "process", None) and not isinstance(placement, ProcessOptions):
         raise ConfigurationError(f"learner: expected 'thread', 'process' or ProcessOptions, got {placement!r}")
     made = None if isinstance(agent, AgentRecipe) else agent
