@@ -35,8 +35,13 @@ class Preset:
 
 _STREAMING = Preset(num_envs=1, window_size=1024, smoothing=5, plateau_threshold=5, dormant_threshold=15)
 
+_REPLAYING = Preset(num_envs=1, window_size=1024, smoothing=10, plateau_threshold=20, dormant_threshold=60)
+
 _GENERAL: Mapping[str, Preset] = {
     "ppo": Preset(),
+    "dqn": _REPLAYING,
+    "sac": _REPLAYING,
+    "td3": _REPLAYING,
     "reinforce": Preset(),
     "stream-ac": _STREAMING,
     "stream-q": _STREAMING,
@@ -62,6 +67,27 @@ _NAMED: Mapping[tuple[str, str], Preset] = {
         agent={
             "epochs": 20, "minibatch_size": 256, "gamma": 0.98, "gae_lambda": 0.8, "learning_rate": 1e-3,
             "schedule_steps": 100_000, "max_grad_norm": 5.0, "normalize_observations": True, "jit_compile": True,
+        },
+    ),
+    ("CartPole-v1", "dqn"): Preset(
+        num_envs=1,
+        window_size=1024,
+        agent={
+            "hidden": (64, 64), "learning_rate": 1e-3, "batch_size": 64, "increment": 256, "update_ratio": 0.5,
+            "target_interval": 128, "exploration_steps": 8000, "epsilon_end": 0.04,
+        },
+    ),
+    ("Pendulum-v1", "sac"): Preset(
+        num_envs=1,
+        window_size=500,
+        agent={"hidden": (64, 64), "learning_rate": 1e-3, "batch_size": 128, "increment": 32, "learning_starts": 300},
+    ),
+    ("Pendulum-v1", "td3"): Preset(
+        num_envs=1,
+        window_size=500,
+        agent={
+            "hidden": (64, 64), "learning_rate": 1e-3, "gamma": 0.98, "batch_size": 128, "increment": 32,
+            "learning_starts": 300,
         },
     ),
     ("Acrobot-v1", "ppo"): Preset(

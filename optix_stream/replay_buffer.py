@@ -277,17 +277,29 @@ class ReplayBuffer:
         Raises:
             CheckpointError: it is missing, damaged, or of another buffer.
         """
+        self.replace(self.read(path))
+
+    def read(self, path: str) -> Any:
+        """What ``save`` wrote, checked, for ``replace``; nothing changes yet.
+
+        Raises:
+            CheckpointError: it is missing, damaged, or of another buffer.
+        """
         arrays, state = read_state(path, self._expect)
         following = arrays["following"]
         if len(following) and not -1 <= following.min() <= following.max() < len(following):
             raise CheckpointError(f"{path}: expected rows that are followed by others of the buffer")
-        leaves = np.zeros(self.capacity)
+        return arrays, state
+
+    def replace(self, saved: Any) -> None:
+        """Hold what ``read`` returned, in place of everything."""
+        arrays, state = saved
         if self._priorities is not None:
-            saved = arrays.pop("priorities")
-            leaves[: len(saved)] = saved
+            leaves = np.zeros(self.capacity)
+            leaves[: len(arrays["priorities"])] = arrays["priorities"]
             self._priorities.replace(leaves)
-        for name, column in arrays.items():
-            self._columns[name][: len(column)] = column
+        for name, column in self._columns.items():
+            column[: len(arrays[name])] = arrays[name]
         self._count, self._max_priority = state["count"], float(state["max_priority"])
         self._last = dict(state["last"])
         self._overwritten = None

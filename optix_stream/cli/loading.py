@@ -43,8 +43,17 @@ AGENTS: Mapping[str, AgentSource] = {
     "ppo": AgentSource(
         "optix_stream_adapters.tensorflow", "PPOAgent", "tensorflow", "clipped policy gradient with a critic"
     ),
+    "dqn": AgentSource(
+        "optix_stream_adapters.tensorflow", "DQNAgent", "tensorflow", "double Q-learning from replayed steps"
+    ),
     "reinforce": AgentSource(
         "optix_stream_adapters.tensorflow", "TFAgent", "tensorflow", "plain policy gradient on whole returns"
+    ),
+    "sac": AgentSource(
+        "optix_stream_adapters.tensorflow", "SACAgent", "tensorflow", "soft actor-critic, for continuous actions"
+    ),
+    "td3": AgentSource(
+        "optix_stream_adapters.tensorflow", "TD3Agent", "tensorflow", "deterministic actor-critic, likewise"
     ),
     "stream-ac": AgentSource(
         "optix_stream.agents", "StreamACAgent", None, "actor and critic that learn from every step; no TensorFlow"

@@ -2,6 +2,7 @@
 
 from optix_stream.policies.composed import ComposedPolicy
 from optix_stream.policies.dense import DenseLayer, DenseNetwork
+from optix_stream.policies.exploration import EpsilonGreedySampler, SquashedSampler
 from optix_stream.policies.inputs import EncodedInput
 from optix_stream.policies.parts import PolicyPart
 from optix_stream.policies.samplers import CategoricalSampler, GaussianSampler
@@ -12,6 +13,8 @@ __all__ = [
     "DenseLayer",
     "DenseNetwork",
     "EncodedInput",
+    "EpsilonGreedySampler",
     "GaussianSampler",
     "PolicyPart",
+    "SquashedSampler",
 ]

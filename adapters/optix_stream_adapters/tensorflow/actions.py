@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from optix_stream.errors import TransitionMismatchError
 from optix_stream.policies.composed import Sampler
+from optix_stream.policies.exploration import EpsilonGreedySampler
 from optix_stream.policies.samplers import LOG_PROB, RAW_ACTION, CategoricalSampler, GaussianSampler, bounds_of
 from optix_stream.trees import describe
 from optix_stream.types import Array, BoolArray, EpisodeData
@@ -68,6 +69,10 @@ class CategoricalHead(ActionHead):
 
     def sampler(self, rng: np.random.Generator | None) -> Sampler:
         return CategoricalSampler(self.units, self._start, rng)
+
+    def explorer(self, epsilon: float, rng: np.random.Generator | None) -> Sampler:
+        """Decides by outputs that are values of actions; any action with a probability of ``epsilon``."""
+        return EpsilonGreedySampler(self.units, self._start, epsilon, rng)
 
     def learnable(self, window: EpisodeData) -> Array:
         actions = window.actions

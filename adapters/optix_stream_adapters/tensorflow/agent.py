@@ -1,28 +1,25 @@
-"""``TFAgent``: policy gradient with a learned baseline, and what every TensorFlow agent shares."""
+"""``TFAgent``: policy gradient with a learned baseline, and what on-policy agents share."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from optix_stream.contracts import BaseAgent, Policy, PolicyPublisher, Reproducible, Restorable
-from optix_stream.errors import CheckpointError, ConfigurationError
-from optix_stream.policies import EncodedInput
-from optix_stream.recipes import AgentRecipe, recipe_of
-from optix_stream.trees import as_tree, with_batch_axis
-from optix_stream.types import Array, EpisodeData, FloatArray, HyperparamSet, Tree
+from optix_stream.errors import ConfigurationError
+from optix_stream.policies.composed import Sampler
+from optix_stream.recipes import recipe_of
+from optix_stream.types import Array, EpisodeData, FloatArray, HyperparamSet
 from optix_stream_adapters.tensorflow.actions import ActionHead, CategoricalHead
 from optix_stream_adapters.tensorflow.forward import ModelForward
+from optix_stream_adapters.tensorflow.keras_agent import KerasAgent, require_finite, split_settings
 from optix_stream_adapters.tensorflow.networks import build_mlp
-from optix_stream_adapters.tensorflow.policy import ModelPolicy
 from optix_stream_adapters.tensorflow.reinforce import ReinforceUpdate
 from optix_stream_adapters.tensorflow.returns import Segments, discounted_returns, find_segments
-from optix_stream_adapters.tensorflow.state import read_state, write_state
 
 _EPSILON = 1e-8
 
@@ -38,7 +35,7 @@ class TFAgentConfig:
     value_updates: int = 20
 
 
-class TFAgent(BaseAgent, PolicyPublisher, Reproducible, Restorable):
+class TFAgent(KerasAgent):
     """REINFORCE with a value baseline, around a Keras model. Williams 1992.
 
     The policy is sampled. Returns stop at the end of an episode, never cross streams or gaps, and go
@@ -88,29 +85,13 @@ class TFAgent(BaseAgent, PolicyPublisher, Reproducible, Restorable):
         seed: int | None = None,
         config: Any = None,
     ) -> None:
-        acting, shuffling, initial = np.random.SeedSequence(seed).spawn(3)
-        self._acting_rng = np.random.default_rng(acting)
-        self._rng = np.random.default_rng(shuffling)
-        self.config = config if config is not None else self.config_type()
-        self.model = model
+        super().__init__(model, hyperparams, observation_space=observation_space, seed=seed, config=config)
         self.optimizer = optimizer
-        self._hyperparams = hyperparams.copy()
         self._compute_loss_fn = compute_loss_fn
-        self._encoder = None
-        if observation_space is not None:
-            # Here, because an agent without spaces needs no Gymnasium.
-            from optix_stream_adapters.tensorflow.encoding import ObservationEncoder
-
-            self._encoder = ObservationEncoder(observation_space)
-            if not model.built:
-                model.build((None, self._encoder.size))
-        self._forward = ModelForward(model)
         shape = self._forward.input_shape
-        if self._encoder is not None and self._encoder.size != int(np.prod(shape)):
-            raise ConfigurationError(f"model: expected {self._encoder.size} inputs for its space, got {shape}")
         self._head = self._make_head(action_space)
         if value_model is None:
-            rng = np.random.default_rng(initial)
+            rng = np.random.default_rng(self._initial_seed)
             value_model = build_mlp(shape, (64, 64), 1, rng=rng, output_gain=1.0)
         self.value_model = value_model
         self._value_forward = ModelForward(value_model)
@@ -124,10 +105,6 @@ class TFAgent(BaseAgent, PolicyPublisher, Reproducible, Restorable):
         optimizer.build(self._policy_variables)
         self.value_optimizer.build(self._value_variables)
         self._update = self._make_update()
-        self._recipe: AgentRecipe | None = None
-        self._read_variables: Any = None
-        self._version = 0
-        self._steps = 0
         self._set_learning_rate(hyperparams)
 
     @classmethod
@@ -157,11 +134,7 @@ class TFAgent(BaseAgent, PolicyPublisher, Reproducible, Restorable):
 
         given = {"observation_space": observation_space, "action_space": action_space, "hidden": hidden, "seed": seed}
         recipe = recipe_of(cls.for_spaces, given | config)
-        params = {name: config.pop(name, value) for name, value in cls.default_hyperparams.items()}
-        known = {field.name for field in fields(cls.config_type)}
-        if not config.keys() <= known:
-            names = sorted({*params, *known})
-            raise ConfigurationError(f"config: expected some of {names}, got {sorted(config.keys() - known)}")
+        params, fixed = split_settings(config, cls.default_hyperparams, cls.config_type)
         size = (ObservationEncoder(observation_space).size,)
         units = make_head(action_space).units
         rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(3,)))
@@ -173,29 +146,13 @@ class TFAgent(BaseAgent, PolicyPublisher, Reproducible, Restorable):
             observation_space=observation_space,
             action_space=action_space,
             seed=seed,
-            config=cls.config_type(**config),
+            config=fixed,
         )
         agent._recipe = recipe
         return agent
 
-    @property
-    def recipe(self) -> AgentRecipe | None:
-        """How ``for_spaces`` was called; None for an agent around models of the user's own."""
-        return self._recipe
-
-    # --- acting
-
-    def act(self, observation: Tree) -> Any:
-        """One sampled action, by the weights of this moment; an int where actions are discrete."""
-        policy = ModelPolicy(self._version, self._prepare(), self._forward.live(), self._head.sampler(self._acting_rng))
-        action = policy.act(with_batch_axis(as_tree(observation))).actions[0]
-        return int(action) if isinstance(self._head, CategoricalHead) else action
-
-    def publish_policy(self, *, deterministic: bool = False) -> Policy:
-        """A policy of copies; ``deterministic`` takes the most likely action and says nothing besides."""
-        self._version += 1
-        sampler = self._head.sampler(None if deterministic else self._acting_rng)
-        return ModelPolicy(self._version, self._prepare(), self._forward.freeze(), sampler)
+    def _sampler(self, rng: np.random.Generator | None) -> Sampler:
+        return self._head.sampler(rng)
 
     # --- learning
 
@@ -272,10 +229,6 @@ class TFAgent(BaseAgent, PolicyPublisher, Reproducible, Restorable):
             raise ConfigurationError(f"model: expected {head.units} outputs for {action_space}, got {units}")
         return head
 
-    def _prepare(self) -> EncodedInput:
-        """Observations as the networks take them: encoded, and of their input shape."""
-        return EncodedInput(self._forward.input_shape, self._encoder)
-
     # --- hyperparameters
 
     def get_hyperparams(self) -> HyperparamSet:
@@ -310,71 +263,9 @@ class TFAgent(BaseAgent, PolicyPublisher, Reproducible, Restorable):
     def _has_schedule(self) -> bool:
         return isinstance(self.optimizer.get_config()["learning_rate"], dict)
 
-    def _param(self, name: str) -> float:
-        return float(self._hyperparams.params.get(name, self.default_hyperparams[name]))
-
     # --- state
 
-    def capture_state(self) -> Any:
-        """Everything that ``learn`` changes. Tensors are immutable, so that nothing is copied twice."""
-        if self._read_variables is None:
-            variables = self._variables()
-            # One call into a graph: a read of each by itself would cost more than a small update.
-            self._read_variables = tf.function(
-                lambda: {name: tf.identity(variable.value) for name, variable in variables.items()}, autograph=False
-            )
-        tensors = self._read_variables()
-        return (tensors, self._arrays(), self._counters(), self._rng.bit_generator.state, self._hyperparams.copy())
-
-    def restore_state(self, state: Any) -> None:
-        tensors, arrays, counters, rng, hyperparams = state
-        for name, variable in self._variables().items():
-            variable.assign(tensors[name])
-        self._restore_arrays(arrays)
-        self._restore_counters(counters)
-        self._rng.bit_generator.state = rng
-        self._hyperparams = hyperparams.copy()
-
-    def save_weights(self, path: str) -> None:
-        """Write all variables, both optimizers' slots, normalisers, counters and generators to ``path``.
-
-        Raises:
-            CheckpointError: it could not be written.
-        """
-        tensors = {name: np.array(variable.value.numpy()) for name, variable in self._variables().items()}
-        state = {
-            "version": self._version,
-            "counters": self._counters(),
-            "rng": self._rng.bit_generator.state,
-            "acting_rng": self._acting_rng.bit_generator.state,
-        }
-        write_state(path, tensors | self._arrays(), state)
-
-    def load_weights(self, path: str) -> None:
-        """Restore what ``save_weights`` wrote; all of it or nothing.
-
-        Raises:
-            CheckpointError: it is missing, damaged, or of another agent.
-        """
-        variables, arrays = self._variables(), self._arrays()
-        expected = {name: np.asarray(variable.value.numpy()) for name, variable in variables.items()} | arrays
-        tensors, state = read_state(path, expected)
-        before = self.capture_state()
-        try:
-            for name, variable in variables.items():
-                variable.assign(tensors[name])
-            self._restore_arrays({name: tensors[name] for name in arrays})
-            self._restore_counters(state["counters"])
-            # A version never goes back: a policy that is loaded later is a later policy.
-            self._version = max(self._version, int(state["version"]))
-            self._rng.bit_generator.state = state["rng"]
-            self._acting_rng.bit_generator.state = state["acting_rng"]
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            self.restore_state(before)
-            raise CheckpointError(f"cannot read weights in {path}: {error!r}") from error
-
     def _variables(self) -> dict[str, Any]:
-        """Every variable by a name that says where it is in the agent, not what Keras called it."""
         groups = {
             "model": self.model.variables,
             "head": self._head.variables,
@@ -390,20 +281,6 @@ class TFAgent(BaseAgent, PolicyPublisher, Reproducible, Restorable):
             named.update({f"{group}/{index:03d}": variable for index, variable in enumerate(optimizer.variables)})
         return named
 
-    def _arrays(self) -> dict[str, Array]:
-        """State in arrays besides the variables; never changed in place."""
-        return {}
-
-    def _restore_arrays(self, arrays: dict[str, Array]) -> None:
-        pass
-
-    def _counters(self) -> dict[str, Any]:
-        """State that is no array, as JSON."""
-        return {"steps": self._steps}
-
-    def _restore_counters(self, counters: dict[str, Any]) -> None:
-        self._steps = int(counters["steps"])
-
 
 def standardize(values: FloatArray) -> FloatArray:
     """Shifted and scaled to mean 0 and standard deviation 1; a single one stays as it is."""
@@ -411,10 +288,3 @@ def standardize(values: FloatArray) -> FloatArray:
         return values
     result: FloatArray = (values - values.mean()) / (values.std() + _EPSILON)
     return result
-
-
-def require_finite(diagnostics: Mapping[str, float]) -> None:
-    """Raise FloatingPointError, naming what is not finite."""
-    broken = {name: value for name, value in diagnostics.items() if not np.isfinite(value)}
-    if broken:
-        raise FloatingPointError(f"learning diverged: expected finite numbers, got {broken}")

@@ -18,6 +18,7 @@ def build_mlp(
     rng: np.random.Generator,
     output_gain: float,
     activation: str = "tanh",
+    layer_norm: bool = False,
 ) -> Any:
     """Dense layers with orthogonal kernels (gain √2, the last ``output_gain``) and zero biases.
 
@@ -31,6 +32,7 @@ def build_mlp(
         rng: draws a seed for each layer.
         output_gain: of the last layer; small for a policy, so that it starts out undecided.
         activation: of the hidden layers.
+        layer_norm: normalise each hidden layer before its activation. Ba et al. 2016 (arXiv 1607.06450).
     """
 
     def dense(width: int, gain: float, function: str | None) -> Any:
@@ -40,6 +42,11 @@ def build_mlp(
     layers: list[Any] = [keras.Input(tuple(input_shape))]
     if len(input_shape) != 1:
         layers.append(keras.layers.Flatten())
-    layers += [dense(width, math.sqrt(2.0), activation) for width in hidden]
+    for width in hidden:
+        if layer_norm:
+            layers += [dense(width, math.sqrt(2.0), None), keras.layers.LayerNormalization()]
+            layers.append(keras.layers.Activation(activation))
+        else:
+            layers.append(dense(width, math.sqrt(2.0), activation))
     layers.append(dense(units, output_gain, None))
     return keras.Sequential(layers)

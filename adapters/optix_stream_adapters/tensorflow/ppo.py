@@ -14,7 +14,8 @@ from optix_stream.errors import ConfigurationError
 from optix_stream.policies import EncodedInput
 from optix_stream.types import Array, EpisodeData, HyperparamSet
 from optix_stream_adapters.tensorflow.actions import LOG_PROB, are_own
-from optix_stream_adapters.tensorflow.agent import TFAgent, require_finite, standardize
+from optix_stream_adapters.tensorflow.agent import TFAgent, standardize
+from optix_stream_adapters.tensorflow.keras_agent import require_finite
 from optix_stream_adapters.tensorflow.normalizers import ObservationNormalizer, RewardScaler
 from optix_stream_adapters.tensorflow.ppo_update import PPOUpdate, Rollout
 from optix_stream_adapters.tensorflow.returns import find_segments, generalized_advantages

@@ -1,0 +1,290 @@
+"""Agents that learn from the past: when they learn how much, what they keep, and how they explore."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from gymnasium import spaces
+from optix_stream_adapters.tensorflow import DQNAgent, DQNConfig, SACAgent, TD3Agent
+from optix_stream_adapters.tensorflow.networks import build_mlp
+from optix_stream_adapters.tensorflow.off_policy import OffPolicyAgent
+
+from optix_stream.errors import CheckpointError, ConfigurationError, TransitionMismatchError
+from optix_stream.learner.host import AgentHost
+from optix_stream.testing import check_agent, make_window
+from optix_stream.testing.comparing import same_tree
+from optix_stream.types import Array, EpisodeData, HyperparamSet
+
+BOX = spaces.Box(-np.inf, np.inf, (2,))
+TORQUE = spaces.Box(-2.0, 2.0, (1,))
+KINDS = [DQNAgent, SACAgent, TD3Agent]
+SMALL: dict[str, Any] = {
+    "hidden": (8,), "seed": 0, "batch_size": 8, "increment": 16, "learning_starts": 8, "buffer_size": 100,
+}  # fmt: skip
+
+
+def make_agent(kind: type[OffPolicyAgent], **settings: Any) -> Any:
+    return kind.for_spaces(BOX, spaces.Discrete(2) if kind is DQNAgent else TORQUE, **SMALL | settings)
+
+
+def window_for(kind: type[OffPolicyAgent], length: int = 64, seed: int = 0) -> EpisodeData:
+    rng = np.random.default_rng(seed)
+    window = make_window(rng.normal(size=length).tolist(), seed=seed)
+    if kind is DQNAgent:
+        return window
+    return dataclasses.replace(window, actions=rng.uniform(-2.0, 2.0, (length, 1)).astype(np.float32))
+
+
+def part_of(window: EpisodeData, start: int, end: int) -> EpisodeData:
+    columns = ("observations", "next_observations", "actions", "rewards", "terminated", "truncated", "gaps", "streams")
+    picked = {name: getattr(window, name)[start:end] for name in (*columns, "times")}
+    return dataclasses.replace(window, **picked, infos=[{}] * (end - start))
+
+
+def everything(agent: Any, directory: Path) -> list[Array]:
+    """All that a checkpoint holds."""
+    agent.save_weights(str(directory))
+    files = sorted(path for path in directory.rglob("*") if path.is_file())
+    return [np.frombuffer(path.read_bytes(), np.uint8) for path in files]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_contract(kind: type[OffPolicyAgent]) -> None:
+    check_agent(lambda: make_agent(kind), window_for(kind))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_trace_serves_all_windows(kind: type[OffPolicyAgent]) -> None:
+    agent = make_agent(kind)
+    for seed, length in enumerate((64, 16, 5, 64, 200)):
+        agent.learn(window_for(kind, length, seed))
+    assert agent._update.traces == 1
+    assert agent._forward.traces <= 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_loaded_goes_on_bit_for_bit(kind: type[OffPolicyAgent], tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"n_step": 3} | ({"priority_exponent": 0.6} if kind is DQNAgent else {})
+    first, second = (make_agent(kind, seed=seed, **settings) for seed in (0, 1))
+    # Half an increment is due, and the buffer has begun to overwrite.
+    first.learn(window_for(kind, 125))
+    first.save_weights(str(tmp_path / "saved"))
+    second.load_weights(str(tmp_path / "saved"))
+    told = [agent.learn(window_for(kind, 50, seed=9)) for agent in (first, second)]
+    assert told[0] == told[1] != {}
+    observations = window_for(kind).observations
+    assert same_tree(*(agent.publish_policy().act(observations).actions for agent in (first, second)))
+    assert same_tree(*(everything(agent, tmp_path / str(n)) for n, agent in enumerate((first, second))))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_failed_increment_leaves_no_trace(kind: type[OffPolicyAgent], tmp_path: Path) -> None:
+    agent, twin = make_agent(kind), make_agent(kind)
+    hosts = [AgentHost(each, lambda policy: None) for each in (agent, twin)]
+    good = window_for(kind)
+    for host in hosts:
+        host.learn(good)
+    diverging = dataclasses.replace(good, rewards=np.full(64, 1e38))
+    with pytest.raises(FloatingPointError, match="diverged"):
+        hosts[0].learn(diverging)
+    for host in hosts:
+        host.learn(window_for(kind, seed=3))
+    twin._version = agent._version
+    assert same_tree(*(everything(each, tmp_path / str(n)) for n, each in enumerate((agent, twin))))
+
+
+@pytest.mark.parametrize(("ratio", "expected"), [(1.0, 16), (0.5, 8), (2.0, 32), (0.01, 1)])
+def test_gradient_steps_follow_the_transitions(ratio: float, expected: int) -> None:
+    agent = make_agent(SACAgent, update_ratio=ratio, learning_starts=100)
+    assert agent.config.updates == expected
+    assert agent.learn(window_for(SACAgent, 100)) == {}
+    for seed in range(4):
+        agent.learn(window_for(SACAgent, 50, seed))
+    steps = float(agent._learned["critics"].variables()["count"].value.numpy())
+    assert 200 * ratio - expected < steps <= 200 * ratio
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_increments_and_the_windows_end_are_the_window(kind: type[OffPolicyAgent], tmp_path: Path) -> None:
+    whole, parts = make_agent(kind), make_agent(kind)
+    window = window_for(kind, 56)
+    told = [parts.learn_increment(part_of(window, start, start + 16)) for start in (0, 16, 32)]
+    assert all(told[1:])
+    last = parts.learn(dataclasses.replace(window, rows_learned=48))
+    assert last.keys() == told[1].keys()
+    whole.learn(window)
+    # Minibatches are not drawn from the same rows, because those of later increments were not there yet.
+    assert parts._counters() == whole._counters()
+    assert len(parts._buffer) == len(whole._buffer) == 56
+    assert parts.learn(dataclasses.replace(window, rows_learned=56)) == {}
+
+
+def test_a_gap_that_is_known_only_at_the_windows_end_cuts_the_stream() -> None:
+    for is_lost in (False, True):
+        agent = make_agent(DQNAgent, n_step=3, learning_starts=1000, buffer_size=4)
+        window = window_for(DQNAgent, 5)
+        window = dataclasses.replace(window, terminated=np.zeros(5, np.bool_))
+        agent.learn_increment(part_of(window, 0, 2))
+        end = part_of(window, 0, 2)
+        gaps = np.array([False, is_lost])
+        agent.learn(dataclasses.replace(end, gaps=gaps, rows_learned=2))
+        agent.learn(part_of(window, 2, 4))
+        sample = agent._buffer.draw(64, 0.5, np.random.default_rng(0))
+        spans = np.log(sample.discounts[sample.rows == 1][0]) / np.log(0.5)
+        assert round(float(spans)) == (1 if is_lost else 3)
+
+
+def test_what_a_fallback_did_is_learned_from() -> None:
+    agent = make_agent(SACAgent)
+    window = window_for(SACAgent)
+    actions = window.actions.copy()
+    actions[5:10] = 1.5
+    agent.learn(dataclasses.replace(window, actions=actions, extras={"log_prob": np.full(64, np.nan)}))
+    np.testing.assert_allclose(agent._buffer._columns["actions"][5:10], 0.75)
+
+
+# --- exploring -----------------------------------------------------------------------------------
+
+
+def test_the_share_of_random_actions_falls_with_the_steps() -> None:
+    agent = make_agent(DQNAgent, exploration_steps=100, epsilon_end=0.1, learning_starts=1000)
+    assert agent.epsilon == 1.0
+    observations = np.tile(np.ones((1, 2), np.float32), (4000, 1))
+    shares = []
+    for _ in range(3):
+        best = agent.publish_policy(deterministic=True).act(observations[:1]).actions[0]
+        shares.append(2.0 * float(np.mean(agent.publish_policy().act(observations).actions != best)))
+        agent.learn(window_for(DQNAgent, 50))
+    assert shares == pytest.approx([1.0, 0.55, 0.1], abs=0.05)
+    assert agent.epsilon == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("kind", [SACAgent, TD3Agent])
+def test_actions_before_learning_begins_are_all_over_the_space(kind: type[OffPolicyAgent]) -> None:
+    space = spaces.Box(np.array([0.0, -5.0]), np.array([1.0, 5.0]), dtype=np.float64)
+    agent = kind.for_spaces(BOX, space, **SMALL)
+    decision = agent.publish_policy().act(np.zeros((2000, 2), np.float32))
+    assert decision.actions.dtype == space.dtype
+    assert not decision.extras
+    assert all(space.contains(action) for action in decision.actions)
+    quarters = np.quantile((decision.actions - space.low) / (space.high - space.low), [0.25, 0.75], axis=0)
+    assert (quarters[0] < 0.3).all()
+    assert (quarters[1] > 0.7).all()
+
+
+@pytest.mark.parametrize("correlation", [0.0, 0.9])
+def test_exploration_noise_is_correlated_in_each_stream(correlation: float) -> None:
+    agent = make_agent(SACAgent, noise_correlation=correlation)
+    policy = agent.publish_policy()
+    observations = np.zeros((50, 2), np.float32)
+    noise = np.arctanh(
+        np.clip(np.stack([policy.act(observations).actions[:, 0] for _ in range(200)]) / 2.0, -0.999, 0.999)
+    )
+    assert np.corrcoef(noise[:-1].ravel(), noise[1:].ravel())[0, 1] == pytest.approx(correlation, abs=0.05)
+    assert np.corrcoef(noise[:, 0], noise[:, 1])[0, 1] == pytest.approx(0.0, abs=0.5)
+    assert noise.std() == pytest.approx(1.0, abs=0.1)
+
+
+def test_the_deterministic_policy_takes_the_mean() -> None:
+    agent = make_agent(SACAgent)
+    observations = window_for(SACAgent).observations
+    expected = 2.0 * np.tanh(np.asarray(agent.model(observations))[:, :1])
+    decided = agent.publish_policy(deterministic=True).act(observations).actions
+    np.testing.assert_allclose(decided, expected, atol=1e-5)
+
+
+# --- models and spaces ---------------------------------------------------------------------------
+
+
+def test_models_of_the_users_own() -> None:
+    actor = keras.Sequential([keras.Input((2,)), keras.layers.Dense(8, "gelu"), keras.layers.Dense(1)])
+    critics = [
+        keras.Sequential(
+            [keras.Input((3,)), keras.layers.Dense(8), keras.layers.LayerNormalization(), keras.layers.Dense(1)]
+        )
+        for _ in range(2)
+    ]
+    agent = TD3Agent(actor, critics, HyperparamSet({"gamma": 0.9}), action_space=TORQUE, seed=0)
+    before = actor.get_weights()
+    agent.learn(window_for(TD3Agent, 1200))
+    assert not same_tree(before, actor.get_weights())
+    assert agent.recipe is None
+    assert agent.get_hyperparams().params == {"gamma": 0.9}
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: DQNAgent.for_spaces(BOX, TORQUE), "expected Discrete"),
+        (lambda: SACAgent.for_spaces(BOX, spaces.Discrete(2)), "expected a Box of floats"),
+        (lambda: SACAgent.for_spaces(BOX, spaces.Box(-np.inf, np.inf, (1,))), "finite bounds"),
+        (lambda: TD3Agent.for_spaces(BOX, TORQUE, charm=1), "charm"),
+        (lambda: DQNAgent.for_spaces(BOX, spaces.Discrete(2), scale_observations=True, batch_size=0), "batch_size"),
+        (lambda: DQNAgent.for_spaces(spaces.Discrete(3), spaces.Discrete(2), scale_observations=True), "Box"),
+        (lambda: TD3Agent.for_spaces(BOX, TORQUE, noise_correlation=1.0), "noise_correlation"),
+        (lambda: DQNAgent(mlp(2, 3), HyperparamSet({}), action_space=spaces.Discrete(2)), "expected 2 outputs"),
+        (lambda: SACAgent(mlp(2, 1), (mlp(3, 1), mlp(3, 1)), HyperparamSet({}), action_space=TORQUE), "2 outputs"),
+        (lambda: TD3Agent(mlp(2, 1), (mlp(3, 1),) * 2, HyperparamSet({}), action_space=TORQUE), "two different"),
+        (lambda: TD3Agent(mlp(2, 1), (mlp(2, 1), mlp(3, 1)), HyperparamSet({}), action_space=TORQUE), "to 1, got"),
+        (lambda: DQNConfig(update_ratio=0.0), "update_ratio"),
+    ],
+)
+def test_what_cannot_work_is_refused(make: Any, message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        make()
+
+
+def mlp(inputs: int, units: int) -> Any:
+    return build_mlp((inputs,), (4,), units, rng=np.random.default_rng(inputs), output_gain=1.0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "actions"),
+    [(DQNAgent, np.full(4, 7)), (DQNAgent, np.zeros((4, 2))), (SACAgent, np.zeros((4, 3))), (TD3Agent, np.zeros(4))],
+)
+def test_actions_of_another_space_are_refused(kind: type[OffPolicyAgent], actions: Array) -> None:
+    agent = make_agent(kind)
+    with pytest.raises(TransitionMismatchError, match="actions"):
+        agent.learn(dataclasses.replace(window_for(kind, 4), actions=actions))
+    assert not len(agent._buffer)
+
+
+def test_bounded_observations_are_scaled_and_others_left_alone() -> None:
+    space = spaces.Box(np.array([-1.2, -np.inf], np.float32), np.array([0.6, np.inf], np.float32))
+    agent = DQNAgent.for_spaces(space, spaces.Discrete(2), scale_observations=True, **SMALL)
+    agent.learn(
+        dataclasses.replace(window_for(DQNAgent, 3), observations=np.array([[-1.2, 3.0], [0.6, -4.0], [-0.3, 0.0]]))
+    )
+    stored = agent._buffer._columns["observations"][:3]
+    np.testing.assert_allclose(stored, [[-1.0, 3.0], [1.0, -4.0], [0.0, 0.0]], atol=1e-6)
+
+
+def test_structured_observations_and_actions_that_do_not_start_at_zero() -> None:
+    space = spaces.Dict({"position": spaces.Box(-1, 1, (2,)), "mode": spaces.Discrete(3)})
+    agent = DQNAgent.for_spaces(space, spaces.Discrete(2, start=5), **SMALL)
+    rng = np.random.default_rng(0)
+    observations = {"position": rng.normal(size=(32, 2)).astype(np.float32), "mode": rng.integers(0, 3, 32)}
+    window = window_for(DQNAgent, 32)
+    window = dataclasses.replace(
+        window, observations=observations, next_observations=observations, actions=window.actions + 5
+    )
+    assert "loss" in agent.learn(window)
+    assert agent.act({"position": np.zeros(2, np.float32), "mode": 1}) in (5, 6)
+
+
+@pytest.mark.parametrize("damage", ["replay", "tensors"])
+def test_a_damaged_checkpoint_changes_nothing(damage: str, tmp_path: Path) -> None:
+    first, second = make_agent(TD3Agent), make_agent(TD3Agent, seed=1)
+    first.learn(window_for(TD3Agent))
+    first.save_weights(str(tmp_path / "saved"))
+    broken = tmp_path / "saved" / ("replay/arrays.npz" if damage == "replay" else "tensors.safetensors")
+    broken.write_bytes(broken.read_bytes()[:-50])
+    before = everything(second, tmp_path / "before")
+    with pytest.raises(CheckpointError):
+        second.load_weights(str(tmp_path / "saved"))
+    assert same_tree(before, everything(second, tmp_path / "after"))
