@@ -25,6 +25,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import TypeAlias
 
 import anyio
 from lagging import LaggingAgent
@@ -98,10 +99,10 @@ def run_ours(name: str, task: Task, seed: int) -> Result:
     )
 
 
-def run_in_a_process(name: str, library: str, seed: int) -> Result:
+def run_in_a_process(name: str, library: str, seed: int, steps: int) -> Result:
     environment = dict(os.environ, OMP_NUM_THREADS="1", TF_CPP_MIN_LOG_LEVEL="3", TF_ENABLE_ONEDNN_OPTS="0")
     environment |= {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
-    command = [sys.executable, __file__, "--one", name, library, str(seed)]
+    command = [sys.executable, __file__, "--one", name, library, str(seed), str(steps)]
     done = subprocess.run(command, env=environment, check=False, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"{name}, {library}, seed {seed} failed:\n{done.stderr[-3000:]}")
@@ -113,16 +114,17 @@ def main() -> None:
     parser.add_argument("--tasks", default=",".join(TASKS), help=f"of {', '.join(TASKS)}")
     parser.add_argument("--seeds", type=int, help="how many, from 0")
     parser.add_argument("--first", type=int, default=0, help="the first of them that is run")
+    parser.add_argument("--steps", type=int, help="instead of the task's budget, for a try; bars are for the budget")
     parser.add_argument("--jobs", type=int, default=1, help="processes at once; times mean little above 1")
     parser.add_argument("--against", choices=(PEER,), help="run the peer too")
     parser.add_argument("--out", type=Path, help="append raw results, a line of JSON each")
     parser.add_argument("--report", type=Path, help="run nothing; report on raw results")
-    parser.add_argument("--one", nargs=3, metavar=("TASK", "LIBRARY", "SEED"), help=argparse.SUPPRESS)
+    parser.add_argument("--one", nargs=4, metavar=("TASK", "LIBRARY", "SEED", "STEPS"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
-        name, library, seed = arguments.one
+        name, library, seed, steps = arguments.one
         run = run_peer if library == PEER else run_ours
-        print(json.dumps(dataclasses.asdict(run(name, TASKS[name], int(seed)))))
+        print(json.dumps(dataclasses.asdict(run(name, dataclasses.replace(TASKS[name], steps=int(steps)), int(seed)))))
         return
     if arguments.report is not None:
         stored = [Result(**json.loads(line)) for line in arguments.report.read_text().splitlines()]
@@ -133,7 +135,8 @@ def main() -> None:
         task = TASKS[name]
         libraries = ["optix_stream", *([PEER] if arguments.against and task.peer is not None else [])]
         seeds = range(arguments.first, arguments.seeds if arguments.seeds is not None else task.seeds)
-        runs = [(name, library, seed) for seed in seeds for library in libraries]
+        steps = arguments.steps if arguments.steps is not None else task.steps
+        runs = [(name, library, seed, steps) for seed in seeds for library in libraries]
         results = anyio.run(_run_all, runs, arguments.jobs, arguments.out)
         report(name, results)
 
@@ -151,11 +154,15 @@ def report(name: str, results: list[Result]) -> None:
         print(f"    wall-clock {statistics.median(ratios):.2f}x the peer's")
 
 
-async def _run_all(runs: list[tuple[str, str, int]], jobs: int, out: Path | None) -> list[Result]:
-    results: dict[tuple[str, str, int], Result] = {}
+_Run: TypeAlias = tuple[str, str, int, int]
+"""Task, library, seed and steps."""
+
+
+async def _run_all(runs: list[_Run], jobs: int, out: Path | None) -> list[Result]:
+    results: dict[_Run, Result] = {}
     limiter = anyio.CapacityLimiter(jobs)
 
-    async def run(key: tuple[str, str, int]) -> None:
+    async def run(key: _Run) -> None:
         results[key] = await anyio.to_thread.run_sync(run_in_a_process, *key, limiter=limiter)
         result = results[key]
         if out is not None:
