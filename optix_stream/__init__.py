@@ -15,6 +15,7 @@ from optix_stream.assembler import WindowAssembler
 from optix_stream.boundaries import BoundaryFn, all_of, any_of, every_n_seconds, every_n_steps, on_done_signal
 from optix_stream.bus import Subscription
 from optix_stream.callbacks import LoopCallback
+from optix_stream.checkpointing import CheckpointEvery
 from optix_stream.checkpoints import CheckpointRegistry
 from optix_stream.clock import Clock, SystemClock
 from optix_stream.contracts import (
@@ -30,6 +31,7 @@ from optix_stream.contracts import (
     PolicyPublisher,
     Producer,
     Restorable,
+    Stateful,
     TransitionLearner,
     TransitionSink,
     Verdict,
@@ -37,7 +39,7 @@ from optix_stream.contracts import (
 from optix_stream.controller import LoopController
 from optix_stream.deadlines import ActDeadline, Fallback
 from optix_stream.delayed_rewards import DelayedReward, DelayedRewards
-from optix_stream.errors import ActingFailedError
+from optix_stream.errors import ActingFailedError, DirectoryInUseError
 from optix_stream.evaluators import EpisodeReturnEvaluator
 from optix_stream.events import (
     CheckpointFailed,
@@ -57,6 +59,8 @@ from optix_stream.events import (
     PlateauReached,
     RewardMissing,
     RolledBack,
+    RunResumed,
+    RunSaved,
     SourceLost,
     SourceRegained,
     StateChanged,
@@ -109,6 +113,7 @@ __all__ = [
     "BasePipeline",
     "BoundaryFn",
     "BreakerPolicy",
+    "CheckpointEvery",
     "CheckpointFailed",
     "CheckpointRegistry",
     "CheckpointSaved",
@@ -121,6 +126,7 @@ __all__ = [
     "Degraded",
     "DelayedReward",
     "DelayedRewards",
+    "DirectoryInUseError",
     "EpisodeData",
     "EpisodeReturnEvaluator",
     "EvalMetrics",
@@ -160,9 +166,12 @@ __all__ = [
     "RewardMissing",
     "RolledBack",
     "RunReport",
+    "RunResumed",
+    "RunSaved",
     "SourceLost",
     "SourceRegained",
     "StateChanged",
+    "Stateful",
     "Statistics",
     "StreamACAgent",
     "StreamAnswerer",

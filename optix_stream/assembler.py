@@ -12,15 +12,17 @@ import numpy as np
 
 from optix_stream.batching import batch_row
 from optix_stream.boundaries import BatchBoundary, BoundaryFn
-from optix_stream.errors import TransitionMismatchError
+from optix_stream.contracts import Stateful
+from optix_stream.errors import CheckpointError, TransitionMismatchError
 from optix_stream.events import GapDetected
 from optix_stream.trees import Column, TreeColumn, make_column, map_tree
 from optix_stream.types import Array, CompletedEpisode, EpisodeData, StreamId, Transition, TransitionBatch
+from optix_stream.wire import decode_window, encode_window, pack, unpack
 
 _NOTHING: Mapping[str, Any] = {}
 
 
-class WindowAssembler:
+class WindowAssembler(Stateful):
     """Collects transitions until the boundary says that the window is complete.
 
     The shape and dtype of observations, actions and extras are fixed by the first transition; one
@@ -45,6 +47,11 @@ class WindowAssembler:
         self._codes: dict[StreamId, int] = {}
         self._last_row: dict[StreamId, int] = {}
         self._episodes: dict[StreamId, _OpenEpisode] = {}
+
+    @property
+    def streams(self) -> tuple[StreamId, ...]:
+        """Those of which something has been seen."""
+        return tuple(dict.fromkeys([*self._codes, *self._episodes]))
 
     @property
     def size(self) -> int:
@@ -125,6 +132,38 @@ class WindowAssembler:
         """What has been collected so far, as a window; None if that is nothing."""
         return self._close() if self._length else None
 
+    def state_dict(self) -> Mapping[str, Any]:
+        rows = None
+        if self._length and self._columns is not None:
+            rows = pack(encode_window(self._columns.peek(0, self._length, self._next_id, tuple(self._codes))))
+        return {
+            "rows": rows,
+            "next_id": self._next_id,
+            "rows_handed_over": self._rows_handed_over,
+            "episodes": [
+                [stream, episode.is_whole, episode.total_reward, episode.length]
+                for stream, episode in self._episodes.items()
+            ],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any], time_shift: float = 0.0) -> None:
+        """Go on with what was held; only before anything has been fed.
+
+        Args:
+            state: what ``state_dict`` said.
+            time_shift: seconds to be added to the times of what was held: the clock may have started anew.
+
+        Raises:
+            CheckpointError: the boundary is another one.
+        """
+        episodes = {stream: _OpenEpisode(whole, total, length) for stream, whole, total, length in state["episodes"]}
+        next_id, handed_over = int(state["next_id"]), int(state["rows_handed_over"])
+        if state["rows"] is not None and self.feed_batch(
+            _batch_of_rows(decode_window(unpack(state["rows"])), time_shift)
+        ):
+            raise CheckpointError("window: expected the boundary that it was saved with, got one that ends it earlier")
+        self._next_id, self._rows_handed_over, self._episodes = next_id, handed_over, episodes
+
     def _first_end(self, batch: TransitionBatch, start: int) -> int | None:
         boundary = self._boundary
         elapsed = batch.times - self._start_time
@@ -199,6 +238,22 @@ class WindowAssembler:
         return tuple(episode for _, episode in sorted(found, key=lambda pair: pair[0]))
 
 
+def _batch_of_rows(window: EpisodeData, time_shift: float) -> TransitionBatch:
+    return TransitionBatch(
+        observations=window.observations,
+        actions=window.actions,
+        rewards=window.rewards,
+        next_observations=window.next_observations,
+        terminated=window.terminated,
+        truncated=window.truncated,
+        streams=window.streams,
+        stream_ids=window.stream_ids,
+        extras=dict(window.extras),
+        infos=list(window.infos),
+        times=window.times + time_shift,
+    )
+
+
 def _check_rows(batch: TransitionBatch) -> None:
     total = len(batch.rewards)
 
@@ -224,8 +279,10 @@ class _OpenEpisode:
 
     __slots__ = ("is_whole", "length", "total_reward")
 
-    def __init__(self, is_whole: bool = True) -> None:
-        self.reset(is_whole=is_whole)
+    def __init__(self, is_whole: bool = True, total_reward: float = 0.0, length: int = 0) -> None:
+        self.is_whole = is_whole
+        self.total_reward = total_reward
+        self.length = length
 
     def reset(self, *, is_whole: bool) -> None:
         self.is_whole = is_whole

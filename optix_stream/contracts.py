@@ -293,6 +293,14 @@ class Stateful(ABC):
         """
 
 
+class Restful(ABC):
+    """Mixin for a producer, or a pipeline of such, that can come to rest in the midst of a window, to be saved so."""
+
+    @abstractmethod
+    async def rest(self) -> None:
+        """Return once nothing moves; what was on its way has been handed over. Nothing more comes until a new run."""
+
+
 # --- scoring, judging, tuning ------------------------------------------------------------------
 
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 
 import anyio
-import anyio.to_thread
+from anyio.abc import TaskGroup
 
 from optix_stream.bus import EventBus, Subscription
 from optix_stream.callbacks import CallbackRunner, LoopCallback
+from optix_stream.checkpointing import EVERY_MINUTE, Checkpointer, CheckpointEvery
 from optix_stream.checkpoints import CheckpointRegistry
 from optix_stream.clock import Clock, SystemClock
 from optix_stream.contracts import (
@@ -34,8 +34,6 @@ from optix_stream.errors import (
 )
 from optix_stream.evaluators import checked_score
 from optix_stream.events import (
-    CheckpointFailed,
-    CheckpointSaved,
     Degraded,
     HyperparamsChanged,
     Improved,
@@ -54,12 +52,11 @@ from optix_stream.events import (
 from optix_stream.judges import ThresholdJudge
 from optix_stream.learner import Learner, LearnerPlacement, make_learner
 from optix_stream.recipes import AgentRecipe
+from optix_stream.run_state import Progress
 from optix_stream.scheduler import BackoffScheduler
 from optix_stream.types import EpisodeData, EvalMetrics, LoopState, PolicySnapshot, RunReport, Statistics
 
 logger = logging.getLogger(__name__)
-
-_HISTORY = 1000
 
 
 class LoopController:
@@ -83,6 +80,8 @@ class LoopController:
         learner: where the agent learns: ``"thread"``, ``"process"`` or ``ProcessOptions``. By default a live
             pipeline's agent that learns from windows and says how it is made (``Reproducible``) gets a process, if
             its policy can act here without it, and every other agent a thread.
+        resume: go on from the last checkpoint in the registry's directory, where there is one.
+        checkpoint_every: how often the state of the run is saved, besides when it ends.
 
     Raises:
         ConfigurationError: a process for an agent without a recipe, a pipeline made for another agent, or a limit
@@ -106,6 +105,8 @@ class LoopController:
         max_learning_failures: int = 3,
         clock: Clock | None = None,
         learner: LearnerPlacement = None,
+        resume: bool = False,
+        checkpoint_every: CheckpointEvery = EVERY_MINUTE,
     ) -> None:
         if not isinstance(pipeline, BasePipeline):
             raise ConfigurationError(f"pipeline: expected one such as BatchPipeline(env), got {pipeline!r}")
@@ -134,10 +135,10 @@ class LoopController:
         self._learner: Learner = make_learner(
             agent, learner, is_live=pipeline.is_live, clock=self._clock, max_failures=max_learning_failures
         )
-        self._history: deque[EvalMetrics] = deque(maxlen=_HISTORY)
-        self._basis: str | None = None
-        self._windows = 0
-        self._failures = 0
+        self._checkpoints = Checkpointer(
+            checkpoint_registry, self._learner, self._bus, self._clock, every=checkpoint_every, resume=resume
+        )
+        self._progress = Progress()
         self._is_running = False
         self._stop_requested = False
         self._waiting: anyio.CancelScope | None = None
@@ -195,13 +196,14 @@ class LoopController:
             LearnerLostError: the learner's process was lost too often in a row.
             ScoreError: the evaluator's answer is no score.
             AlreadyRunningError: a run is under way.
+            DirectoryInUseError: another run has the checkpoint directory.
+            CheckpointError: there are checkpoints to resume from, and none that fits.
             Exception: what a source, the evaluator, the judge or the tuner raised.
         """
         if self._is_running:
             raise AlreadyRunningError
         self._is_running = True
         self._stop_requested = False
-        self._windows = self._failures = 0
         started = self._clock.now()
         error: Exception | None = None
         report: RunReport | None = None
@@ -211,8 +213,8 @@ class LoopController:
                 try:
                     await tasks.start(self._callbacks.run)
                     async with self._learner.open(self._bus):
-                        reason = await self._run_windows()
-                        await self._load_best()
+                        reason = await self._run_windows(tasks)
+                        await self._checkpoints.load_best(self._progress.windows - 1)
                     report = self._report(reason, started)
                 except Exception as raised:
                     # Carried past the task group, which would wrap it in an exception group.
@@ -222,39 +224,55 @@ class LoopController:
                     self._callbacks.finish()
         finally:
             self._is_running = False
-            with anyio.CancelScope(shield=True):
-                await anyio.to_thread.run_sync(self._registry.end_run)
         if error is not None:
             raise error
         assert report is not None
         return report
 
-    async def _run_windows(self) -> str:
+    async def _run_windows(self, tasks: TaskGroup) -> str:
         self._bus.emit(LoopStarted(is_live=self._pipeline.is_live, time=self._clock.now()))
-        await self._begin_run()
-        async with self._open_pipeline() as source:
-            while True:
+        self._begin_anew()
+        progress, checkpoints = self._progress, self._checkpoints
+        async with checkpoints.open(self._parts(), tasks), self._open_pipeline() as source:
+            reason = self._reason_to_end() if checkpoints.has_resumed else None
+            while reason is None:
                 window = await self._next_window(source)
                 if window is None:
-                    return "stopped" if self._stop_requested else "source_ended"
+                    reason = "stopped" if self._stop_requested else "source_ended"
+                    break
                 await self._process(source, window)
-                self._windows += 1
-                if self._stop_requested:
-                    return "stopped"
-                if self._max_episodes is not None and self._windows >= self._max_episodes:
-                    return "max_episodes"
-                if self.state is LoopState.DORMANT:
-                    if not self._pipeline.is_live:
-                        return "dormant"
-                    self._enter_watchdog(window)
+                progress.windows += 1
+                reason = self._reason_to_end()
+                if reason is None:
+                    if self.state is LoopState.DORMANT:
+                        self._enter_watchdog(window)
+                    await checkpoints.after_window(window.episode_id)
+            await checkpoints.at_end(progress.windows - 1)
+            return reason
 
-    async def _begin_run(self) -> None:
+    def _reason_to_end(self) -> str | None:
+        if self._stop_requested:
+            return "stopped"
+        if self._max_episodes is not None and self._progress.windows >= self._max_episodes:
+            return "max_episodes"
+        return "dormant" if self.state is LoopState.DORMANT and not self._pipeline.is_live else None
+
+    def _parts(self) -> Mapping[str, object]:
+        """What a checkpoint holds besides the agent."""
+        return {
+            "progress": self._progress,
+            "judge": self._judge,
+            "scheduler": self._scheduler,
+            "tuner": self._optimizer,
+            "evaluator": self._evaluator,
+            "pipeline": self._pipeline,
+        }
+
+    def _begin_anew(self) -> None:
         """Nothing of an earlier run is compared with: its best is that of other weights."""
-        await anyio.to_thread.run_sync(self._registry.begin_run)
         self._judge.restart()
         self._scheduler.record_restart()
-        self._history.clear()
-        self._basis = None
+        self._progress.restart()
 
     def _open_pipeline(self) -> AbstractAsyncContextManager[WindowSource]:
         intake = self._learner.intake()
@@ -289,7 +307,7 @@ class LoopController:
         old_state = self.state
         verdict = None
         if metrics is not None:
-            self._history.append(metrics)
+            self._progress.history.append(metrics)
             if not is_probe:
                 verdict = self._judge_score(metrics)
         self._bus.emit(
@@ -313,27 +331,27 @@ class LoopController:
         except Exception as error:
             is_lost = isinstance(error, LearnerLostError)
             source.record_dropped(window, "learner_lost" if is_lost else "learning_failed")
-            self._failures += 1
+            self._progress.failures += 1
             logger.exception("agent.learn failed on window %d", window.episode_id)
             self._bus.emit(
                 LearningFailed(
                     window=window.episode_id,
                     transitions=window.length,
-                    failures=self._failures,
+                    failures=self._progress.failures,
                     error=repr(error),
                     time=self._clock.now(),
                 )
             )
             if isinstance(error, LearnerLostError) and error.is_final:
                 raise
-            if self._failures >= self._max_learning_failures:
-                raise LearningFailedError(self._failures, window.episode_id, error) from error
+            if self._progress.failures >= self._max_learning_failures:
+                raise LearningFailedError(self._progress.failures, window.episode_id, error) from error
             return None
         except BaseException:
             source.record_dropped(window, "cancelled")
             raise
         source.record_learned(window)
-        self._failures = 0
+        self._progress.failures = 0
         self._bus.emit(
             WindowLearned(
                 window=window.episode_id,
@@ -345,10 +363,10 @@ class LoopController:
         return diagnostics
 
     def _judge_score(self, metrics: EvalMetrics) -> Verdict:
-        if self._basis is not None and metrics.basis != self._basis:
+        if self._progress.basis is not None and metrics.basis != self._progress.basis:
             self._judge.restart()
             self._scheduler.record_restart()
-        self._basis = metrics.basis
+        self._progress.basis = metrics.basis
         verdict = self._judge.update(metrics)
         self._scheduler.record(verdict, metrics.primary_score)
         return verdict
@@ -359,9 +377,9 @@ class LoopController:
             self._bus.emit(StateChanged(window=window, old=old_state, new=state, time=self._clock.now()))
         match verdict.outcome:
             case Outcome.BASELINE:
-                await self._save(metrics)
+                await self._checkpoints.save_policy(metrics, verdict.evidence)
             case Outcome.IMPROVED:
-                snapshot = await self._save(metrics)
+                snapshot = await self._checkpoints.save_policy(metrics, verdict.evidence)
                 self._optimizer.on_improvement(metrics)
                 if snapshot is not None:
                     self._bus.emit(
@@ -374,37 +392,21 @@ class LoopController:
                 if self._rollback_on_degradation:
                     await self._roll_back(window)
             case _ if state is LoopState.DORMANT:
-                self._optimizer.on_plateau(tuple(self._history))
+                self._optimizer.on_plateau(tuple(self._progress.history))
                 self._bus.emit(WentDormant(window=window, evidence=verdict.evidence, time=self._clock.now()))
             case _ if state is LoopState.COOLING and old_state is not state:
                 self._bus.emit(
                     PlateauReached(window=window, state=state, evidence=verdict.evidence, time=self._clock.now())
                 )
 
-    async def _save(self, metrics: EvalMetrics) -> PolicySnapshot | None:
-        try:
-            snapshot = await self._learner.call(
-                lambda agent: self._registry.save(agent, metrics, agent.get_hyperparams())
-            )
-        except CheckpointError as error:
-            self._report_checkpoint_failure(metrics.episode_id, error)
-            return None
-        self._bus.emit(CheckpointSaved(window=metrics.episode_id, snapshot=snapshot, time=self._clock.now()))
-        return snapshot
-
     async def _roll_back(self, window: int) -> None:
         try:
-            snapshot = await self._load_best()
+            snapshot = await self._checkpoints.load_best(window)
         except CheckpointError as error:
-            self._report_checkpoint_failure(window, error)
+            self._checkpoints.tell_failure(window, error)
             return
         if snapshot is not None:
             self._bus.emit(RolledBack(window=window, snapshot=snapshot, time=self._clock.now()))
-
-    async def _load_best(self) -> PolicySnapshot | None:
-        snapshot = await self._learner.call(self._registry.load_best)
-        await self._learner.publish()
-        return snapshot
 
     async def _tune(self, window: int) -> None:
         if self.state in (LoopState.DORMANT, LoopState.WATCHDOG):
@@ -412,7 +414,7 @@ class LoopController:
         if not (self._optimizer.is_probing or self._scheduler.should_adapt(window)):
             return
         old = await self._learner.call(lambda agent: agent.get_hyperparams())
-        new = self._optimizer.suggest(old.copy(), tuple(self._history))
+        new = self._optimizer.suggest(old.copy(), tuple(self._progress.history))
         if new.params != old.params:
             await self._learner.call(lambda agent: agent.set_hyperparams(new))
             self._bus.emit(
@@ -425,16 +427,12 @@ class LoopController:
         self._bus.emit(StateChanged(window=window.episode_id, old=LoopState.DORMANT, new=LoopState.WATCHDOG, time=now))
         self._bus.emit(WatchdogStarted(window=window.episode_id, time=now))
 
-    def _report_checkpoint_failure(self, window: int, error: CheckpointError) -> None:
-        logger.error("checkpoint failed after window %d", window, exc_info=error)
-        self._bus.emit(CheckpointFailed(window=window, error=str(error), time=self._clock.now()))
-
     def _report(self, reason: str, started: float) -> RunReport:
         statistics = self._pipeline.statistics()
         return RunReport(
             reason=reason,
             state=self.state,
-            windows=self._windows,
+            windows=self._progress.windows,
             transitions=statistics.learned,
             wall_sec=self._clock.now() - started,
             best_snapshot=self._registry.best,

@@ -153,8 +153,28 @@ class CheckpointSaved(Event, frozen=True, kw_only=True, eq=False):
     snapshot: PolicySnapshot
 
 
+class RunSaved(Event, frozen=True, kw_only=True, eq=False):
+    """The state of the run is on disk; ``resume`` goes on from there."""
+
+    window: int
+    checkpoint: str
+
+
+class RunResumed(Event, frozen=True, kw_only=True, eq=False):
+    """The run goes on where an earlier one stopped, or was stopped.
+
+    Attributes:
+        window: the last one that it had learned from.
+        fresh: the parts that start afresh all the same, because they cannot be saved, or were not.
+    """
+
+    window: int
+    checkpoint: str
+    fresh: tuple[str, ...]
+
+
 class CheckpointFailed(Event, frozen=True, kw_only=True, eq=False):
-    """A snapshot could not be written or restored; learning goes on with the ones before it."""
+    """A snapshot could not be written, restored or removed; learning goes on with the ones before it."""
 
     window: int
     error: str

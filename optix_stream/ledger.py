@@ -7,11 +7,14 @@ so that the balance is a check and not a definition.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
+from typing import Any
 
+from optix_stream.contracts import Stateful
 from optix_stream.types import Statistics
 
 
-class Ledger:
+class Ledger(Stateful):
     """Counters of one run. One instance is shared by a pipeline's queue and assembler."""
 
     __slots__ = ("dropped", "in_learner", "learned", "received", "rejected")
@@ -36,6 +39,18 @@ class Ledger:
         """The learner could not take them."""
         self.in_learner -= count
         self.dropped[reason] += count
+
+    def state_dict(self) -> Mapping[str, Any]:
+        return {
+            "received": self.received,
+            "learned": self.learned,
+            "dropped": dict(self.dropped),
+            "rejected": dict(self.rejected),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.received, self.learned = int(state["received"]), int(state["learned"])
+        self.dropped, self.rejected = Counter(state["dropped"]), Counter(state["rejected"])
 
     def statistics(self, *, in_queue: int, in_window: int) -> Statistics:
         """The balance, with what is held as measured by the caller."""

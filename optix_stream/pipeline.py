@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from abc import abstractmethod
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import cast
+from typing import Any, cast
 
 import anyio
+import msgspec
 
 from optix_stream.assembler import WindowAssembler
 from optix_stream.batching import batch_of, count_by_stream, merge
@@ -22,11 +24,13 @@ from optix_stream.contracts import (
     Intake,
     Policy,
     Producer,
+    Restful,
+    Stateful,
     StreamItem,
     TransitionSink,
     WindowSource,
 )
-from optix_stream.errors import ConfigurationError, TransitionMismatchError
+from optix_stream.errors import CheckpointError, ConfigurationError, TransitionMismatchError
 from optix_stream.events import GapDetected, TransitionsDropped, TransitionsRejected
 from optix_stream.feed_session import FeedOptions
 from optix_stream.learning_sink import LearningSink
@@ -35,12 +39,13 @@ from optix_stream.producers import DataSource, FeedProducer
 from optix_stream.queue import OverflowPolicy, TransitionQueue
 from optix_stream.reconnecting import ReconnectPolicy
 from optix_stream.types import EpisodeData, Statistics, StreamId, Transition, TransitionBatch
+from optix_stream.wire import decode_items, decode_window, encode_items, encode_window, pack, unpack
 
 _WORTH_A_BATCH = 16
 """Transitions from which on stacking them first is cheaper than writing each by itself."""
 
 
-class StreamPipeline(BasePipeline):
+class StreamPipeline(BasePipeline, Restful, Stateful):
     """Base of the pipelines that ship: any number of producers into one queue into one assembler.
 
     Args:
@@ -68,6 +73,7 @@ class StreamPipeline(BasePipeline):
         self._overflow: OverflowPolicy = overflow
         self._lockstep = lockstep
         self._run = _PipelineRun(TransitionQueue(capacity, overflow), WindowAssembler(boundary))
+        self._saved: Mapping[str, Any] | None = None
 
     @abstractmethod
     def producers(self) -> Sequence[Producer]:
@@ -75,6 +81,24 @@ class StreamPipeline(BasePipeline):
 
     def statistics(self) -> Statistics:
         return self._run.statistics()
+
+    async def rest(self) -> None:
+        if self._lockstep:
+            for producer in self._run.producers:
+                if isinstance(producer, Restful):
+                    await producer.rest()
+
+    def state_dict(self) -> Mapping[str, Any]:
+        """What is held, the balance, and where the producers are, where these wait while a window is learned from.
+
+        Raises:
+            CheckpointError: a producer is in the midst of a step.
+        """
+        return self._run.state_dict(with_producers=self._lockstep)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """The next run goes on from there. The streams of a producer that cannot go on have a gap there."""
+        self._saved = state
 
     @asynccontextmanager
     async def open(
@@ -87,11 +111,15 @@ class StreamPipeline(BasePipeline):
         sink: TransitionSink = _LockstepSink(queue) if self._lockstep else queue
         if intake.learn_one is not None or intake.increment is not None:
             sink = LearningSink(sink, intake, self.clock)
+        run.producers = self.producers()
+        saved, self._saved = self._saved, None
+        if saved is not None:
+            run.load_state_dict(saved)
         reason = "cancelled"
         error: Exception | None = None
         try:
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(run.produce, self.producers(), policy, sink)
+                tasks.start_soon(run.produce, policy, sink)
                 try:
                     yield run
                 except Exception as raised:
@@ -133,12 +161,13 @@ class _PipelineRun:
         self._assembler = assembler
         self._events = events
         self._clock = clock
+        self.producers: Sequence[Producer] = ()
         self._ready: deque[EpisodeData] = deque()
         self._error: Exception | None = None
 
     # -- producing ------------------------------------------------------------------------------
 
-    async def produce(self, producers: Sequence[Producer], policy: Policy, sink: TransitionSink) -> None:
+    async def produce(self, policy: Policy, sink: TransitionSink) -> None:
         """Run all producers; the first failure ends them all and is raised by ``next_window``."""
         try:
             async with anyio.create_task_group() as tasks:
@@ -150,10 +179,54 @@ class _PipelineRun:
                         self._error = self._error or error
                         tasks.cancel_scope.cancel()
 
-                for producer in producers:
+                for producer in self.producers:
                     tasks.start_soon(run_one, producer)
         finally:
             self._queue.close()
+
+    # -- stopping in one process and going on in another -----------------------------------------
+
+    def state_dict(self, *, with_producers: bool) -> Mapping[str, Any]:
+        producers = [
+            producer.state_dict() if with_producers and isinstance(producer, Stateful) else None
+            for producer in self.producers
+        ]
+        return {
+            "clock": self._now(),
+            "producers": producers,
+            "queued": pack(encode_items(self._queue.peek())),
+            "assembler": self._assembler.state_dict(),
+            "ready": [pack(encode_window(window)) for window in self._ready],
+            "ledger": self._ledger.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        try:
+            # Monotonic clocks begin anew with each start of the machine.
+            shift = self._now() - state["clock"]
+            self._ledger.load_state_dict(state["ledger"])
+            self._assembler.load_state_dict(state["assembler"], shift)
+            for window in map(decode_window, map(unpack, state["ready"])):
+                self._ready.append(dataclasses.replace(window, times=window.times + shift))
+            items = decode_items(unpack(state["queued"]))
+            can_go_on = [
+                isinstance(producer, Stateful) and saved is not None
+                for producer, saved in zip(self.producers, state["producers"], strict=True)
+            ]
+            for producer, saved in zip(self.producers, state["producers"], strict=True):
+                if isinstance(producer, Stateful) and saved is not None:
+                    producer.load_state_dict(saved)
+        except (KeyError, TypeError, ValueError, msgspec.MsgspecError, TransitionMismatchError) as error:
+            raise CheckpointError(f"pipeline: expected the state of one like it, got another: {error!r}") from error
+        for item in items:
+            if isinstance(item, TransitionBatch):
+                item.times = item.times + shift
+        self._take(items)
+        if not all(can_go_on):
+            for stream in self._assembler.streams:
+                gap = GapDetected(stream=stream, reason="the run stopped and went on", time=self._now())
+                self._add(self._assembler.mark_gap(gap))
+                self._emit(gap)
 
     # -- consuming ------------------------------------------------------------------------------
 

@@ -82,6 +82,7 @@ class TransitionQueue:
         self.ledger.received += count
         if self._lost_at_end:
             _add_markers(self._items, self._lost_at_end, self.overflow)
+            self._lost_at_end.clear()
         self._items.append(item)
         self.size += count
         if self._waiting is not None:
@@ -158,15 +159,22 @@ class TransitionQueue:
 
     def drain_nowait(self) -> list[StreamItem]:
         """Everything held, oldest first; may be empty."""
-        items: list[StreamItem] = []
-        _add_markers(items, self._lost_in_front, self.overflow)
-        items.extend(self._items)
-        _add_markers(items, self._lost_at_end, self.overflow)
+        items = self.peek()
+        self._lost_in_front.clear()
+        self._lost_at_end.clear()
         self._items.clear()
         self.size = 0
         if self._space is not None:
             self._space.set()
             self._space = None
+        return items
+
+    def peek(self) -> list[StreamItem]:
+        """Everything held, oldest first, which stays held."""
+        items: list[StreamItem] = []
+        _add_markers(items, self._lost_in_front, self.overflow)
+        items.extend(self._items)
+        _add_markers(items, self._lost_at_end, self.overflow)
         return items
 
     # -- inside ---------------------------------------------------------------------------------
@@ -247,4 +255,3 @@ def _add_markers(items: MutableSequence[StreamItem], lost: dict[StreamId, int], 
     for stream, count in lost.items():
         items.append(TransitionsDropped(reason=f"overflow, {policy}", count=count, stream=stream))
         items.append(GapDetected(stream=stream, reason=f"overflow, {policy}", missed=count))
-    lost.clear()

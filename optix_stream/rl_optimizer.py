@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from optix_stream.bus import Subscription
 from optix_stream.callbacks import LoopCallback
+from optix_stream.checkpointing import EVERY_MINUTE, CheckpointEvery
 from optix_stream.checkpoints import CheckpointRegistry
 from optix_stream.contracts import BaseAgent, BaseEvaluator, BaseOptimizer, BasePipeline, Judge, Policy
 from optix_stream.controller import LoopController
@@ -41,6 +42,9 @@ class RLOptimizer:
         callbacks: hooks, see ``LoopCallback``.
         judge: decides what a score means, in place of the margins above.
         learner: ``"thread"`` or ``"process"``: where the agent learns, see ``LoopController``.
+        resume: go on from the last checkpoint in ``checkpoint_dir``, as if the run had never stopped; where there is
+            none, begin.
+        checkpoint_every: how often the state of the run is saved, besides when it ends.
     """
 
     def __init__(
@@ -64,6 +68,8 @@ class RLOptimizer:
         *,
         judge: Judge | None = None,
         learner: LearnerPlacement = None,
+        resume: bool = False,
+        checkpoint_every: CheckpointEvery = EVERY_MINUTE,
     ) -> None:
         self.controller = LoopController(
             agent=agent,
@@ -85,6 +91,8 @@ class RLOptimizer:
             callbacks=callbacks,
             judge=judge,
             learner=learner,
+            resume=resume,
+            checkpoint_every=checkpoint_every,
         )
 
     async def run(self) -> RunReport:

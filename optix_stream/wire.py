@@ -1,10 +1,11 @@
-"""Plain data and arrays as bytes, for another process of this app: no code travels, nothing is unpickled.
+"""Plain data and arrays as bytes, for another process or a later run: no code travels, nothing is unpickled.
 
 MessagePack, with extensions for arrays, tuples and spaces.
 """
 
 from __future__ import annotations
 
+import itertools
 import logging
 import struct
 from collections.abc import Callable, Mapping, Sequence
@@ -14,9 +15,12 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from optix_stream.errors import ConfigurationError
+from optix_stream.batching import batch_of
+from optix_stream.contracts import StreamItem
+from optix_stream.errors import ConfigurationError, TransitionMismatchError
+from optix_stream.events import GapDetected
 from optix_stream.spaces import describe_space, is_space, make_space
-from optix_stream.types import CompletedEpisode, EpisodeData
+from optix_stream.types import Array, CompletedEpisode, EpisodeData, Transition, TransitionBatch
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +63,43 @@ def decode_window(data: bytes | memoryview) -> EpisodeData:
     values["infos"] = values["infos"] if values["infos"] is not None else [{} for _ in range(length)]
     values["completed"] = tuple(msgspec.convert(episode, CompletedEpisode) for episode in values["completed"])
     return EpisodeData(**values)
+
+
+def encode_items(items: Sequence[StreamItem]) -> bytes:
+    """Transitions, batches and gaps, in order; what else travels in a stream is left out."""
+    rows: list[Any] = []
+    for kind, group in itertools.groupby(items, key=type):
+        if kind is Transition:
+            singles = [item for item in group if isinstance(item, Transition)]
+            try:
+                rows.append(_columns_of(batch_of(singles)))
+            except TransitionMismatchError:  # Each fits, or does not, by itself.
+                rows.extend(_columns_of(batch_of([single])) for single in singles)
+        else:
+            for item in group:
+                if isinstance(item, TransitionBatch):
+                    rows.append(_columns_of(item))
+                elif isinstance(item, GapDetected):
+                    rows.append([item.stream, item.reason, item.missed])
+    return encode(rows)
+
+
+def decode_items(data: bytes | memoryview) -> list[StreamItem]:
+    """What ``encode_items`` was given, transitions in batches."""
+    return [
+        GapDetected(stream=row[0], reason=row[1], missed=row[2]) if isinstance(row, list) else TransitionBatch(**row)
+        for row in decode(data)
+    ]
+
+
+def pack(data: bytes) -> Array:
+    """``data`` as an array of bytes, as the state of a part of the loop may hold it."""
+    return np.frombuffer(data, np.uint8)
+
+
+def unpack(array: Array) -> bytes:
+    """What ``pack`` was given."""
+    return np.asarray(array, np.uint8).tobytes()
 
 
 def frame(data: bytes) -> bytes:
@@ -125,6 +166,12 @@ def _decode_other(code: int, data: memoryview) -> Any:
         case 3:
             return make_space(_decoder.decode(data))
     raise ConfigurationError(f"expected an extension of this module, got {code}")
+
+
+def _columns_of(batch: TransitionBatch) -> dict[str, Any]:
+    columns = msgspec.structs.asdict(batch)
+    columns["infos"] = None if batch.infos is None else _portable_infos(batch.infos)
+    return columns
 
 
 def _portable_infos(infos: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]] | None:

@@ -23,8 +23,8 @@ from optix_stream.checkpoints.manifest import Manifest, encode_manifest, read_ma
 from optix_stream.errors import CheckpointError
 from optix_stream.types import EvalMetrics, Transition
 
-OLD, NEW = "snapshot-000000", "snapshot-000002"
-OLD_RUN, NEW_RUN = "checkpoint-000001", "checkpoint-000003"
+OLD, NEW = "snapshot-000000", "snapshot-000001"
+OLD_RUN, NEW_RUN = "checkpoint-000000", "checkpoint-000001"
 
 
 class Box:

@@ -229,12 +229,12 @@ def test_a_run_goes_on_from_its_latest_checkpoint(tmp_path: Path) -> None:
     for window in range(4):
         save_run(registry, window, window * 2.0)
     registry.end_run()
-    assert names(tmp_path) == {"lock", "snapshot-000000", "checkpoint-000003", "checkpoint-000004"}
+    assert names(tmp_path) == {"lock", "snapshot-000000", "checkpoint-000002", "checkpoint-000003"}
     again = CheckpointRegistry(tmp_path)
     found = resume(again)
     assert found is not None
     checkpoint, state, weight = found
-    assert (checkpoint.name, checkpoint.window, weight) == ("checkpoint-000004", 3, 6.0)
+    assert (checkpoint.name, checkpoint.window, weight) == ("checkpoint-000003", 3, 6.0)
     assert state["window"] == 3
     assert state["rows"].tolist() == [0, 1, 2]
     assert again.best == best
@@ -257,8 +257,8 @@ def test_what_a_run_did_after_its_checkpoint_is_forgotten_when_it_goes_on(tmp_pa
     again = CheckpointRegistry(tmp_path)
     assert resume(again) is not None
     assert again.best == again.latest == first
-    assert names(tmp_path) == {"lock", "snapshot-000000", "checkpoint-000001"}
-    assert save(again, 1.5, 1).snapshot_id == "snapshot-000003"
+    assert names(tmp_path) == {"lock", "snapshot-000000", "checkpoint-000000"}
+    assert save(again, 1.5, 1).snapshot_id == "snapshot-000002"
 
 
 def test_the_best_that_goes_with_a_checkpoint_is_kept_with_it(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from optix_stream.checkpoints.manifest import Manifest, read_manifest
 from optix_stream.errors import CheckpointError
 from optix_stream.types import EvalMetrics, HyperparamSet, PolicySnapshot
 
-_NAME = re.compile(r"(?:snapshot|checkpoint)-([0-9]{6,18})\Z")
+_NAME = re.compile(r"(snapshot|checkpoint)-([0-9]{6,18})\Z")
 
 
 class Catalogue(msgspec.Struct, frozen=True):
@@ -24,13 +24,13 @@ class Catalogue(msgspec.Struct, frozen=True):
         manifests: of those that can be read, oldest first.
         damaged: why the others cannot.
         unfinished: directories of snapshots that were never finished.
-        next_number: higher than that of any of them.
+        next_numbers: by kind, higher than that of any of them.
     """
 
     manifests: tuple[Manifest, ...] = ()
     damaged: Mapping[str, CheckpointError] = {}
     unfinished: tuple[Path, ...] = ()
-    next_number: int = 0
+    next_numbers: Mapping[str, int] = {}
 
     @classmethod
     def read(cls, directory: Path) -> Catalogue:
@@ -42,14 +42,15 @@ class Catalogue(msgspec.Struct, frozen=True):
         manifests: list[Manifest] = []
         damaged: dict[str, CheckpointError] = {}
         unfinished: list[Path] = []
-        numbers = [-1]
+        next_numbers = {"snapshot": 0, "checkpoint": 0}
         try:
             with os.scandir(directory) as entries:
-                found = [entry for entry in entries if _NAME.match(entry.name)]
+                found = [(entry, match) for entry in entries if (match := _NAME.match(entry.name))]
         except OSError as error:
             raise CheckpointError(f"cannot read {directory}: {error}") from error
-        for entry in found:
-            numbers.append(snapshot_number(entry.name))
+        for entry, match in found:
+            kind, number = match[1], int(match[2])
+            next_numbers[kind] = max(next_numbers[kind], number + 1)
             try:
                 if not entry.is_dir(follow_symlinks=False):
                     raise CheckpointError(f"{entry.path}: expected a directory, not a file or a link")
@@ -62,12 +63,17 @@ class Catalogue(msgspec.Struct, frozen=True):
             else:
                 manifests.append(manifest)
         # By epoch first: what a writer that was fenced off saved late is older than what came after it.
-        manifests.sort(key=lambda manifest: (manifest.epoch, snapshot_number(manifest.name)))
-        return cls(tuple(manifests), damaged, tuple(unfinished), max(numbers) + 1)
+        manifests.sort(key=lambda manifest: (manifest.epoch, manifest.serial))
+        return cls(tuple(manifests), damaged, tuple(unfinished), next_numbers)
 
     @property
     def latest_run(self) -> int:
         return self.manifests[-1].run if self.manifests else 0
+
+    @property
+    def next_serial(self) -> int:
+        """Higher than that of any of them."""
+        return max((manifest.serial for manifest in self.manifests), default=-1) + 1
 
     @property
     def latest_epoch(self) -> int:
@@ -113,13 +119,6 @@ class Catalogue(msgspec.Struct, frozen=True):
         """These are gone."""
         kept = tuple(manifest for manifest in self.manifests if manifest.name not in names)
         return msgspec.structs.replace(self, manifests=kept)
-
-
-def snapshot_number(name: str) -> int:
-    """The number in a snapshot's name."""
-    match = _NAME.match(name)
-    assert match is not None
-    return int(match[1])
 
 
 def is_policy(manifest: Manifest) -> bool:

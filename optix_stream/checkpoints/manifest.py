@@ -39,6 +39,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     Attributes:
         name: of the snapshot and its directory.
+        serial: goes up with each snapshot of a directory, of whatever kind.
         run: number of the run in this directory.
         epoch: of the writer, which goes up with each one that takes the directory.
         window: after which it was saved.
@@ -51,6 +52,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """
 
     name: str
+    serial: int
     run: int
     epoch: int
     window: int

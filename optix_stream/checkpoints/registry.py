@@ -94,7 +94,8 @@ class CheckpointRegistry:
         self._hashes = FileHashes()
         self._catalogue = Catalogue.read(self.checkpoint_dir)
         self._run = self._catalogue.latest_run
-        self._next_number = self._catalogue.next_number
+        self._next_numbers = dict(self._catalogue.next_numbers)
+        self._next_serial = self._catalogue.next_serial
         self._reports: list[CheckpointError] = []
 
     # -- a run ----------------------------------------------------------------------------------
@@ -123,22 +124,27 @@ class CheckpointRegistry:
 
         Raises:
             DirectoryInUseError: another run has it.
-            CheckpointError: it cannot be read or written.
+            CheckpointError: it cannot be read or written, or there are checkpoints and none can be loaded.
         """
         self._take()
+        failures: list[CheckpointError] = []
         for manifest in reversed(self._catalogue.manifests):
             if is_policy(manifest):
                 continue
             try:
                 state = self._load(agent, manifest)
             except CheckpointError as error:
-                self._reports.append(error)
+                failures.append(error)
                 continue
+            self._reports.extend(failures)
             self._run = manifest.run
             later = self._catalogue.of_run(manifest.run)
             self._remove([each.name for each in later[later.index(manifest) + 1 :]])
             load(_checkpoint_of(manifest), state)
             return True
+        if failures:
+            self._reports.extend(failures[1:])
+            raise failures[0]
         self._run = self._catalogue.latest_run + 1 if self._catalogue.manifests else 0
         return False
 
@@ -292,7 +298,8 @@ class CheckpointRegistry:
         except CheckpointError:
             self.end_run()
             raise
-        self._next_number = self._catalogue.next_number
+        self._next_numbers = dict(self._catalogue.next_numbers)
+        self._next_serial = self._catalogue.next_serial
         self._run = self._catalogue.latest_run
         self._reports.extend(self._catalogue.damaged.values())
         # What a save that was cut off has left.
@@ -310,9 +317,11 @@ class CheckpointRegistry:
         state: Mapping[str, Any] | None = None,
     ) -> StagedSnapshot:
         best = self.best
-        name = f"{'checkpoint' if score is None else 'snapshot'}-{self._next_number:06d}"
+        kind = "checkpoint" if score is None else "snapshot"
+        name = f"{kind}-{self._next_numbers[kind]:06d}"
         manifest = Manifest(
             name=name,
+            serial=self._next_serial,
             run=self._run,
             epoch=self._lock.epoch,
             window=window,
@@ -329,7 +338,8 @@ class CheckpointRegistry:
             raise CheckpointError(f"cannot save {name}: {error}") from error
         folder = self.checkpoint_dir / name
         # Not used twice, whatever becomes of this one.
-        self._next_number += 1
+        self._next_numbers[kind] += 1
+        self._next_serial += 1
         try:
             folder.mkdir()
         except OSError as error:
