@@ -64,6 +64,28 @@ def batch_row(batch: TransitionBatch, row: int) -> Transition:
     )
 
 
+def batch_rows(batch: TransitionBatch, start: int, end: int) -> TransitionBatch:
+    """Rows ``start`` to ``end``, that one excluded; views, no copies."""
+    rows = slice(start, end)
+
+    def pick(leaf: Array) -> Array:
+        return leaf[rows]
+
+    return TransitionBatch(
+        observations=map_tree(pick, batch.observations),
+        actions=batch.actions[rows],
+        rewards=batch.rewards[rows],
+        next_observations=map_tree(pick, batch.next_observations),
+        terminated=batch.terminated[rows],
+        truncated=batch.truncated[rows],
+        streams=batch.streams[rows],
+        stream_ids=batch.stream_ids,
+        extras={name: column[rows] for name, column in batch.extras.items()},
+        infos=None if batch.infos is None else batch.infos[rows],
+        times=batch.times[rows],
+    )
+
+
 def count_by_stream(batch: TransitionBatch) -> dict[StreamId, int]:
     """How many rows each stream has in the batch."""
     counts = np.bincount(batch.streams, minlength=len(batch.stream_ids))

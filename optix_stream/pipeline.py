@@ -14,7 +14,7 @@ import anyio
 import msgspec
 
 from optix_stream.assembler import WindowAssembler
-from optix_stream.batching import batch_of, count_by_stream, merge
+from optix_stream.batching import batch_of, batch_rows, count_by_stream, merge
 from optix_stream.boundaries import BoundaryFn, every_n_seconds, every_n_steps, on_done_signal
 from optix_stream.clock import Clock, SystemClock
 from optix_stream.contracts import (
@@ -38,11 +38,13 @@ from optix_stream.ledger import Ledger
 from optix_stream.producers import DataSource, FeedProducer
 from optix_stream.queue import OverflowPolicy, TransitionQueue
 from optix_stream.reconnecting import ReconnectPolicy
+from optix_stream.screening import is_fit, stretches, unfit_rows
 from optix_stream.types import EpisodeData, Statistics, StreamId, Transition, TransitionBatch
 from optix_stream.wire import decode_items, decode_window, encode_items, encode_window, pack, unpack
 
 _WORTH_A_BATCH = 16
 """Transitions from which on stacking them first is cheaper than writing each by itself."""
+_NOT_FINITE = ("not finite", "expected finite observations, actions and rewards, got NaN or infinity")
 
 
 class StreamPipeline(BasePipeline, Restful, Stateful):
@@ -302,28 +304,44 @@ class _PipelineRun:
     def _take_singles(self, transitions: list[Transition]) -> None:
         if len(transitions) >= _WORTH_A_BATCH:
             try:
-                self._ready.extend(self._assembler.feed_batch(batch_of(transitions)))
+                batch = batch_of(transitions)
+                if unfit_rows(batch) is None:
+                    self._ready.extend(self._assembler.feed_batch(batch))
+                    return
             except TransitionMismatchError:
                 pass  # One of them does not fit; one at a time, it stands alone.
-            else:
-                return
         for transition in transitions:
+            if not is_fit(transition):
+                self._reject({transition.stream: 1}, *_NOT_FINITE)
+                continue
             try:
                 self._add(self._assembler.feed(transition))
             except TransitionMismatchError as error:
-                self._reject({transition.stream: 1}, error)
+                self._reject({transition.stream: 1}, "mismatch", str(error))
 
     def _take_batch(self, batch: TransitionBatch) -> None:
+        unfit = unfit_rows(batch)
+        if unfit is None:
+            self._feed_batch(batch)
+            return
+        for start, end, is_unfit in stretches(unfit):
+            part = batch_rows(batch, start, end)
+            if is_unfit:
+                self._reject(count_by_stream(part), *_NOT_FINITE)
+            else:
+                self._feed_batch(part)
+
+    def _feed_batch(self, batch: TransitionBatch) -> None:
         try:
             self._ready.extend(self._assembler.feed_batch(batch))
         except TransitionMismatchError as error:
-            self._reject(count_by_stream(batch), error)
+            self._reject(count_by_stream(batch), "mismatch", str(error))
 
-    def _reject(self, counts: dict[StreamId, int], error: TransitionMismatchError) -> None:
+    def _reject(self, counts: dict[StreamId, int], reason: str, detail: str) -> None:
         now = self._now()
         for stream, count in counts.items():
-            self._ledger.rejected["mismatch"] += count
-            self._emit(TransitionsRejected(stream=stream, reason="mismatch", detail=str(error), count=count, time=now))
+            self._ledger.rejected[reason] += count
+            self._emit(TransitionsRejected(stream=stream, reason=reason, detail=detail, count=count, time=now))
             gap = GapDetected(stream=stream, reason="rejected transition", missed=count, time=now)
             self._add(self._assembler.mark_gap(gap))
             self._emit(gap)

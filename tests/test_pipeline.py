@@ -247,3 +247,48 @@ def test_what_is_no_source_and_what_is_no_boundary_is_named_at_once() -> None:
         LivePipeline(object())  # type: ignore[arg-type]
     with pytest.raises(ConfigurationError, match=r"boundary: expected a function such as every_n_steps\(200\), got 7"):
         LivePipeline(ScriptedProducer([]), episode_boundary_fn=7)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("as_batch", [False, True], ids=["one at a time", "as a batch"])
+@pytest.mark.parametrize("count", [6, 40])
+@pytest.mark.parametrize("where", ["reward", "observation", "next_observation", "action"])
+async def test_what_is_not_finite_is_refused_wherever_it_comes_from(where: str, count: int, as_batch: bool) -> None:
+    script = [make_transition(index, stream="ab"[index % 2]) for index in range(count)]
+    for transition in script:
+        transition.action = np.array([0.5, 0.5])
+        transition.observation = {"a": np.array([1.0, 1.0]), "b": np.array([3])}
+        transition.next_observation = {"a": np.array([2.0, 2.0]), "b": np.array([4])}
+    odd = script[3]
+    if where == "reward":
+        odd.reward = float("inf")
+    elif where == "action":
+        odd.action = np.array([0.5, np.nan])
+    else:
+        setattr(odd, where, {"a": np.array([1.0, np.nan]), "b": np.array([3])})
+    events = RecordingEvents()
+    items: list[StreamItem] = [batch_of(script)] if as_batch else list(script)
+    pipeline = Scripted(ScriptedProducer(items), boundary=every_n_steps(1000))
+    windows = await learn_all(pipeline, events)
+    assert sum(window.length for window in windows) == count - 1
+    for window in windows:
+        assert isinstance(window.observations, dict)
+        assert np.isfinite(window.rewards).all()
+        assert np.isfinite(window.actions).all()
+        assert np.isfinite(window.observations["a"]).all()
+    # The window ends where its stream is broken.
+    assert [window.length for window in windows] == [3, count - 4]
+    assert [bool(window.gaps.any()) for window in windows] == [True, False]
+    (rejected,) = events.of(TransitionsRejected)
+    assert (rejected.stream, rejected.reason, rejected.count) == ("b", "not finite", 1)
+    assert events.of(GapDetected) == [GapDetected(stream="b", reason="rejected transition", missed=1)]
+    assert pipeline.statistics().rejected == {"not finite": 1}
+    assert_balanced(pipeline.statistics())
+
+
+async def test_what_the_policy_said_may_be_nan_where_it_was_not_the_policy_that_chose() -> None:
+    script = steps(2)
+    for item in script:
+        assert isinstance(item, Transition)
+        item.extras = {"log_prob": np.float64("nan")}
+    (window,) = await learn_all(Scripted(ScriptedProducer(script)))
+    assert np.isnan(window.extras["log_prob"]).all()

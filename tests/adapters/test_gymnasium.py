@@ -255,6 +255,35 @@ def make_cart_pole() -> gym.Env[Any, Any]:
 # --- what is in the windows ----------------------------------------------------------------------
 
 
+class Glitching(gym.Wrapper[Any, Any, Any, Any]):
+    """Its fourth reward, and what it sees in its sixth step, are no numbers."""
+
+    steps = 0
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        self.steps += 1
+        if self.steps == 6:
+            observation = np.full_like(observation, np.nan)
+        return observation, float("nan") if self.steps == 4 else reward, terminated, truncated, info
+
+
+@pytest.mark.parametrize("is_vector", [False, True])
+async def test_what_an_environment_says_is_not_finite_teaches_nobody(is_vector: bool, tmp_path: Path) -> None:
+    def make() -> gym.Env[Any, Any]:
+        return Glitching(gym.make("CartPole-v1"))
+
+    agent = RecordingAgent(lean)
+    env = make_vector(make, 2, AutoresetMode.NEXT_STEP) if is_vector else make()
+    report = await train(BatchPipeline(env, agent, 10, seed=0), agent, tmp_path, windows=3)
+    # The observation that is none ended one step and began the next.
+    assert report.statistics.rejected == {"not finite": 6 if is_vector else 3}
+    for window in agent.windows:
+        assert np.isfinite(window.rewards).all()
+        assert np.isfinite(np.asarray(window.observations)).all()
+        assert np.isfinite(np.asarray(window.next_observations)).all()
+
+
 @pytest.mark.parametrize("make", [CountingEnv, ReusingEnv])
 async def test_rows_of_a_single_environment(make: type[CountingEnv], tmp_path: Path) -> None:
     agent = RecordingAgent(count_action)
