@@ -76,7 +76,7 @@ from optix_stream.events import (
 )
 from optix_stream.feed_session import FeedAction, FeedOptions, FeedSession
 from optix_stream.judges import ThresholdJudge
-from optix_stream.optimizers import BackoffOptimizer, PBTOptimizer
+from optix_stream.optimizers import AskTellOptimizer, BackoffOptimizer, PBTOptimizer
 from optix_stream.pipeline import LivePipeline, StreamPipeline
 from optix_stream.producers import ActionReceiver, DataSource, FeedProducer, StreamAnswerer
 from optix_stream.queue import OverflowPolicy, TransitionQueue
@@ -105,6 +105,7 @@ __all__ = [
     "ActDeadline",
     "ActingFailedError",
     "ActionReceiver",
+    "AskTellOptimizer",
     "BackoffOptimizer",
     "BackoffScheduler",
     "BaseAgent",

@@ -366,7 +366,12 @@ class Judge(Protocol):
 
 
 class BaseOptimizer(ABC):
-    """Proposes hyperparameters from scores. It never knows which algorithm runs or what a key means."""
+    """Proposes hyperparameters from scores. It never knows which algorithm runs or what a key means.
+
+    ``suggest`` is all that a tuner needs. One that compares values over several windows says so by ``is_probing`` and
+    ``is_comparing``, and one that a run can be resumed with inherits ``Stateful``. The tuners in
+    ``optix_stream.optimizers`` are told scores and asked for values: see ``AskTellOptimizer`` there.
+    """
 
     @abstractmethod
     def suggest(self, current_hyperparams: HyperparamSet, metrics_history: Sequence[EvalMetrics]) -> HyperparamSet:
@@ -382,11 +387,23 @@ class BaseOptimizer(ABC):
         """True while a value is on trial; such windows are scored but not judged."""
         return False
 
+    @property
+    def is_comparing(self) -> bool:
+        """True until a comparison is decided, also while the usual values are in force in it.
+
+        The loop then calls ``suggest`` after each scored window, however far tuning has backed off.
+        """
+        return self.is_probing
+
+    def settle(self, current_hyperparams: HyperparamSet) -> HyperparamSet:
+        """Give up a comparison, because tuning is frozen from here on; return what to use meanwhile."""
+        return current_hyperparams.copy()
+
     def on_improvement(self, metrics: EvalMetrics) -> None:
         """A new best was found."""
 
     def on_plateau(self, metrics_history: Sequence[EvalMetrics]) -> None:
-        """The score no longer improves."""
+        """The score no longer improves: tuning backs off (COOLING), and is frozen once that is certain (DORMANT)."""
 
 
 # --- pipelines ---------------------------------------------------------------------------------

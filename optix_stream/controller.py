@@ -395,6 +395,7 @@ class LoopController:
                 self._optimizer.on_plateau(tuple(self._progress.history))
                 self._bus.emit(WentDormant(window=window, evidence=verdict.evidence, time=self._clock.now()))
             case _ if state is LoopState.COOLING and old_state is not state:
+                self._optimizer.on_plateau(tuple(self._progress.history))
                 self._bus.emit(
                     PlateauReached(window=window, state=state, evidence=verdict.evidence, time=self._clock.now())
                 )
@@ -409,12 +410,13 @@ class LoopController:
             self._bus.emit(RolledBack(window=window, snapshot=snapshot, time=self._clock.now()))
 
     async def _tune(self, window: int) -> None:
-        if self.state in (LoopState.DORMANT, LoopState.WATCHDOG):
-            return
-        if not (self._optimizer.is_probing or self._scheduler.should_adapt(window)):
+        tuner = self._optimizer
+        is_frozen = self.state in (LoopState.DORMANT, LoopState.WATCHDOG)
+        if not (tuner.is_comparing or (not is_frozen and self._scheduler.should_adapt(window))):
             return
         old = await self._learner.call(lambda agent: agent.get_hyperparams())
-        new = self._optimizer.suggest(old.copy(), tuple(self._progress.history))
+        history = tuple(self._progress.history)
+        new = tuner.settle(old.copy()) if is_frozen else tuner.suggest(old.copy(), history)
         if new.params != old.params:
             await self._learner.call(lambda agent: agent.set_hyperparams(new))
             self._bus.emit(

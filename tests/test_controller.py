@@ -328,6 +328,41 @@ async def test_nothing_is_tuned_once_dormant(tmp_path: Path) -> None:
     assert all(event.window < dormant_at for event in run.of(HyperparamsChanged))
 
 
+async def test_a_comparison_goes_on_while_tuning_backs_off_and_is_given_up_once_dormant(tmp_path: Path) -> None:
+    class Comparing(BaseOptimizer):
+        def __init__(self) -> None:
+            self.calls: list[tuple[str, int]] = []
+
+        @property
+        def is_comparing(self) -> bool:
+            return ("settle", 0) not in self.calls
+
+        def suggest(self, current_hyperparams: HyperparamSet, metrics_history: Sequence[EvalMetrics]) -> HyperparamSet:
+            self.calls.append(("suggest", len(metrics_history)))
+            return current_hyperparams
+
+        def settle(self, current_hyperparams: HyperparamSet) -> HyperparamSet:
+            self.calls.append(("settle", 0))
+            return HyperparamSet({**current_hyperparams.params, "learning_rate": 0.25})
+
+        def on_plateau(self, metrics_history: Sequence[EvalMetrics]) -> None:
+            self.calls.append(("plateau", len(metrics_history)))
+
+    optimizer = Comparing()
+    run = Run([9.0] * 8, tmp_path, optimizer=optimizer, is_live=True, plateau_threshold=2, dormant_threshold=4)
+    await run()
+    assert optimizer.calls == [
+        ("suggest", 1),
+        ("suggest", 2),
+        ("plateau", 3),
+        ("suggest", 3),
+        ("suggest", 4),
+        ("plateau", 5),
+        ("settle", 0),
+    ]
+    assert [event.new["learning_rate"] for event in run.of(HyperparamsChanged)] == [0.25]
+
+
 async def test_hooks_sync_and_async_see_the_run(tmp_path: Path) -> None:
     class Recorder(LoopCallback):
         def __init__(self) -> None:

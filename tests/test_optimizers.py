@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from optix_stream.contracts import BaseOptimizer
 from optix_stream.errors import ConfigurationError
 from optix_stream.optimizers import BackoffOptimizer, PBTOptimizer
+from optix_stream.optimizers.parameters import Bounds
 from optix_stream.testing import check_optimizer
 from optix_stream.types import EvalMetrics, HyperparamSet
 
-BOUNDS = {"learning_rate": (1e-4, 1.0), "gamma": (0.5, 1.0)}
+BOUNDS: Bounds = {"learning_rate": (1e-4, 1.0), "gamma": (0.5, 1.0), "k": (1, 9), "name": ["ppo", "a2c", "dqn"]}
 START = HyperparamSet({"learning_rate": 0.1, "gamma": 0.9, "layers": [64, 64], "name": "ppo", "use_gae": True, "k": 3})
 
 finite = st.floats(-1e6, 1e6)
@@ -190,6 +191,25 @@ def test_scores_are_not_taken_twice_when_not_every_window_is_for_tuning() -> Non
         assert optimizer.suggest(current, tuple(history)).params == {"x": 10.0}
     history.append(EvalMetrics(3.0, {}, 2))
     assert optimizer.suggest(current, tuple(history)).params != {"x": 10.0}
+
+
+def test_integers_move_by_one_at_least() -> None:
+    optimizer = BackoffOptimizer({"x": (1, 100)}, perturbation_scale=0.1)
+    assert Loop(optimizer, x=4).windows(5.0, 6.0, 6.0) == [5, 5, 6]
+
+
+def test_what_is_on_trial_ends_where_tuning_is_frozen_or_scores_mean_something_else() -> None:
+    optimizer = backoff()
+    loop = Loop(optimizer, x=10.0)
+    assert loop.windows(5.0) == [pytest.approx(11.0)]
+    assert optimizer.settle(HyperparamSet(dict(loop.params))).params == {"x": 10.0}
+    assert not optimizer.is_probing
+    loop = Loop(optimizer, x=10.0)
+    loop.windows(5.0)
+    history = [*loop.history, EvalMetrics(500.0, {}, 1, basis="another")]
+    assert optimizer.suggest(HyperparamSet(dict(loop.params)), history).params["x"] == pytest.approx(11.0)
+    assert optimizer.memory.probe is not None
+    assert optimizer.memory.probe.origin == 10.0
 
 
 @pytest.mark.parametrize(("start", "expected"), [(100.0, 90.0), (0.0, 1e-7), (500.0, 100.0)])

@@ -3,22 +3,44 @@
 from __future__ import annotations
 
 import logging
-from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import msgspec
 import numpy as np
 
-from optix_stream.contracts import BaseOptimizer
 from optix_stream.errors import ConfigurationError
+from optix_stream.optimizers.ask_tell import AskTellOptimizer
+from optix_stream.optimizers.parameters import Bounds, Range, parse_bounds, tunable
 from optix_stream.types import EvalMetrics, HyperparamSet
 
 logger = logging.getLogger(__name__)
 
-Bounds = Mapping[str, tuple[float, float]]
+
+class _Move(msgspec.Struct):
+    """What is remembered of a parameter: where it last went well, and how large its steps still are."""
+
+    direction: float = 1.0
+    step_scale: float = 1.0
 
 
-class BackoffOptimizer(BaseOptimizer):
+class _Probe(msgspec.Struct, frozen=True):
+    name: str
+    origin: float | int
+    value: float | int
+    delta: float
+    base_score: float
+
+
+class _Memory(msgspec.Struct):
+    """Scores since the last change; whose turn it is; what is known of each parameter; what is on trial."""
+
+    scores: list[float] = []
+    turn: int = 0
+    moves: dict[str, _Move] = {}
+    probe: _Probe | None = None
+
+
+class BackoffOptimizer(AskTellOptimizer[_Memory]):
     """Tries one parameter at a time a little to one side, and keeps what the score says.
 
     Probe: apply ``theta + d`` and collect scores. Commit: with the gradient ``(mean score after -
@@ -28,7 +50,8 @@ class BackoffOptimizer(BaseOptimizer):
     The step ``d = direction * alpha * step_scale * max(perturbation_scale * |theta|, min_delta)`` is
     proportional to the value, smaller where scores vary (``alpha = 1 / (1 + variance_penalty *
     variance)``), taken in the direction that helped last, and halved after a probe that did not
-    help. Everything stays within bounds; a parameter without bounds is left alone.
+    help; it is at least 1 for integers. Everything stays within bounds; a parameter without bounds is
+    left alone, and so are choices, which have no gradient.
 
     Args:
         param_bounds: which parameters to tune, and between which values.
@@ -59,114 +82,76 @@ class BackoffOptimizer(BaseOptimizer):
     ) -> None:
         if not 1 <= min_samples <= score_window:
             raise ConfigurationError(f"expected 1 <= min_samples <= score_window, got {min_samples} and {score_window}")
-        self._bounds = checked_bounds(param_bounds)
+        super().__init__(_Memory())
+        self._specs = parse_bounds(param_bounds)
         self._perturbation_scale = perturbation_scale
         self._min_delta = min_delta
         self._gradient_threshold = gradient_threshold
+        self._score_window = score_window
         self._min_samples = min_samples
         self._variance_penalty = variance_penalty
         self._high_variance_threshold = high_variance_threshold
-        self._scores: deque[float] = deque(maxlen=score_window)
-        self._last_seen: EvalMetrics | None = None
-        self._turn = 0
-        self._moves: dict[str, _Move] = {}
-        self._probe: _Probe | None = None
 
     @property
     def is_probing(self) -> bool:
-        return self._probe is not None
+        return self.memory.probe is not None
 
-    def suggest(self, current_hyperparams: HyperparamSet, metrics_history: Sequence[EvalMetrics]) -> HyperparamSet:
-        self._take_scores(metrics_history)
-        names = tunable(current_hyperparams, self._bounds)
-        if not names or len(self._scores) < self._min_samples:
-            return current_hyperparams.copy()
-        new = current_hyperparams.copy()
-        if self._probe is not None:
-            new.params[self._probe.name] = self._commit(self._probe)
-            self._probe = None
-            self._turn += 1
+    def tell(self, hyperparams: HyperparamSet, metrics: EvalMetrics) -> None:
+        self.memory.scores = [*self.memory.scores, metrics.primary_score][-self._score_window :]
+
+    def ask(self, hyperparams: HyperparamSet) -> HyperparamSet:
+        memory, new = self.memory, hyperparams.copy()
+        specs = {name: spec for name, spec in tunable(hyperparams, self._specs).items() if isinstance(spec, Range)}
+        if not specs or len(memory.scores) < self._min_samples:
             return new
-        variance = float(np.var(self._scores))
-        name = names[self._turn % len(names)]
+        if memory.probe is not None:
+            probe, memory.probe = memory.probe, None
+            memory.turn += 1
+            if probe.name in specs:
+                new.params[probe.name] = self._commit(probe, specs[probe.name])
+            return new
+        variance = float(np.var(memory.scores))
+        name = list(specs)[memory.turn % len(specs)]
         if self._high_variance_threshold is not None and variance > self._high_variance_threshold:
             logger.info("skipped tuning %s: score variance %.3g is above the threshold", name, variance)
             return new
-        self._probe = self._start_probe(name, float(current_hyperparams.params[name]), variance)
-        new.params[name] = self._probe.value
+        memory.probe = self._start_probe(name, specs[name], hyperparams.params[name], variance)
+        new.params[name] = memory.probe.value
+        return new
+
+    def settle(self, current_hyperparams: HyperparamSet) -> HyperparamSet:
+        new, probe = current_hyperparams.copy(), self.memory.probe
+        self.memory.scores, self.memory.probe = [], None
+        if probe is not None and probe.name in new.params:
+            new.params[probe.name] = probe.origin
         return new
 
     def on_plateau(self, metrics_history: Sequence[EvalMetrics]) -> None:
         """Step sizes that failures have halved start anew."""
-        self._moves.clear()
+        self.memory.moves = {}
 
-    def _take_scores(self, history: Sequence[EvalMetrics]) -> None:
-        fresh: list[float] = []
-        for metrics in reversed(history):
-            if metrics is self._last_seen:
-                break
-            fresh.append(metrics.primary_score)
-        if history:
-            self._last_seen = history[-1]
-        self._scores.extend(reversed(fresh))
-
-    def _start_probe(self, name: str, value: float, variance: float) -> _Probe:
-        move = self._moves.setdefault(name, _Move())
+    def _start_probe(self, name: str, spec: Range, value: float | int, variance: float) -> _Probe:
+        memory = self.memory
+        move = memory.moves.setdefault(name, _Move())
         alpha = 1.0 / (1.0 + self._variance_penalty * variance)
         delta = max(alpha * move.step_scale * self._perturbation_scale * abs(value), self._min_delta)
-        if clip(value + move.direction * delta, self._bounds[name]) == value:
+        if spec.is_integer:
+            delta = max(round(delta), 1)
+        if spec.clip(value + move.direction * delta) == value:
             move.direction = -move.direction  # At a bound there is only one way to go.
-        base_score = float(np.mean(self._scores))
-        self._scores.clear()
-        probed = clip(value + move.direction * delta, self._bounds[name])
+        base_score = float(np.mean(memory.scores))
+        memory.scores = []
+        probed = spec.clip(value + move.direction * delta)
         return _Probe(name, value, probed, move.direction * delta, base_score)
 
-    def _commit(self, probe: _Probe) -> float:
-        gain = float(np.mean(self._scores)) - probe.base_score
-        self._scores.clear()
-        move = self._moves.setdefault(probe.name, _Move())  # A plateau may have cleared it meanwhile.
+    def _commit(self, probe: _Probe, spec: Range) -> float | int:
+        gain = float(np.mean(self.memory.scores)) - probe.base_score
+        self.memory.scores = []
+        move = self.memory.moves.setdefault(probe.name, _Move())  # A plateau may have cleared it meanwhile.
         if abs(gain / probe.delta) <= self._gradient_threshold:
-            return probe.origin
+            return spec.clip(probe.origin)
         if gain > 0:
-            return probe.value
+            return spec.clip(probe.value)
         move.direction = -move.direction
         move.step_scale /= 2
-        return clip(probe.origin - probe.delta, self._bounds[probe.name])
-
-
-class _Move(msgspec.Struct):
-    """What is remembered of a parameter: where it last went well, and how large its steps still are."""
-
-    direction: float = 1.0
-    step_scale: float = 1.0
-
-
-class _Probe(msgspec.Struct, frozen=True):
-    name: str
-    origin: float
-    value: float
-    delta: float
-    base_score: float
-
-
-def checked_bounds(bounds: Bounds | None) -> Bounds:
-    """A copy of ``bounds``; raises ConfigurationError for an interval that is empty."""
-    for name, (low, high) in (bounds or {}).items():
-        if not low < high:
-            raise ConfigurationError(f"param_bounds[{name!r}]: expected low < high, got ({low}, {high})")
-    return dict(bounds or {})
-
-
-def tunable(hyperparams: HyperparamSet, bounds: Bounds) -> list[str]:
-    """The parameters that are numbers and have bounds, in the order of ``hyperparams``."""
-    params = hyperparams.params
-    return [name for name in params if name in bounds and _is_number(params[name])]
-
-
-def clip(value: float, bounds: tuple[float, float]) -> float:
-    """``value``, moved into its bounds."""
-    return min(max(value, bounds[0]), bounds[1])
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+        return spec.clip(probe.origin - probe.delta)

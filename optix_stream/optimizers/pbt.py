@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping
+from typing import Any
 
+import msgspec
 import numpy as np
 
-from optix_stream.contracts import BaseOptimizer
 from optix_stream.errors import ConfigurationError
-from optix_stream.optimizers.backoff import Bounds, checked_bounds, clip, tunable
+from optix_stream.optimizers.ask_tell import AskTellOptimizer
+from optix_stream.optimizers.parameters import Bounds, Range, parse_bounds, tunable
 from optix_stream.types import EvalMetrics, HyperparamSet
 
 
-class PBTOptimizer(BaseOptimizer):
+class _Past(msgspec.Struct, frozen=True):
+    params: dict[str, Any]
+    score: float
+
+
+class _Memory(msgspec.Struct):
+    history: list[_Past] = []
+
+
+class PBTOptimizer(AskTellOptimizer[_Memory]):
     """Pseudo population-based training, after Jaderberg et al. 2017, for a single learner.
 
     Remembers ``(hyperparameters, score)`` pairs. Where the latest score is in the bottom share of
     that history, copy hyperparameters from its top share and perturb them a little (exploit);
     otherwise perturb the present ones (explore). A perturbation adds ``uniform(-d, d)`` with
-    ``d = scale * (high - low)`` and stays within bounds.
+    ``d = scale * (high - low)`` and stays within bounds; a choice is drawn anew with probability ``scale``.
 
     Args:
         param_bounds: which parameters to tune, and between which values.
@@ -50,30 +60,41 @@ class PBTOptimizer(BaseOptimizer):
         for name, share in (("exploit_percentile", exploit_percentile), ("top_percentile", top_percentile)):
             if not 0.0 <= share <= 1.0:
                 raise ConfigurationError(f"{name}: expected 0 to 1, got {share}")
-        self._bounds = checked_bounds(param_bounds)
-        self._history: deque[tuple[HyperparamSet, float]] = deque(maxlen=history_size)
+        super().__init__(_Memory(), seed)
+        self._specs = parse_bounds(param_bounds)
+        self._history_size = history_size
         self._exploit_percentile = exploit_percentile
         self._top_percentile = top_percentile
         self._explore_scale = explore_scale
         self._exploit_scale = exploit_scale
-        self._rng = np.random.default_rng(seed)
 
-    def suggest(self, current_hyperparams: HyperparamSet, metrics_history: Sequence[EvalMetrics]) -> HyperparamSet:
-        if not metrics_history:
-            return current_hyperparams.copy()
-        score = metrics_history[-1].primary_score
-        self._history.append((current_hyperparams.copy(), score))
-        scores = np.array([past for _, past in self._history])
-        if score < np.quantile(scores, self._exploit_percentile):
+    def tell(self, hyperparams: HyperparamSet, metrics: EvalMetrics) -> None:
+        params = {name: hyperparams.params[name] for name in tunable(hyperparams, self._specs)}
+        past = _Past(params, metrics.primary_score)
+        self.memory.history = [*self.memory.history, past][-self._history_size :]
+
+    def ask(self, hyperparams: HyperparamSet) -> HyperparamSet:
+        history = self.memory.history
+        if not history:
+            return hyperparams.copy()
+        scores = np.array([past.score for past in history])
+        if scores[-1] < np.quantile(scores, self._exploit_percentile):
             best = np.flatnonzero(scores >= np.quantile(scores, 1.0 - self._top_percentile))
-            source, _ = self._history[int(self._rng.choice(best))]
-            return self._perturb(source, self._exploit_scale, current_hyperparams)
-        return self._perturb(current_hyperparams, self._explore_scale, current_hyperparams)
+            source = history[int(self.rng.choice(best))].params
+            return self._perturb(source, self._exploit_scale, hyperparams)
+        return self._perturb(hyperparams.params, self._explore_scale, hyperparams)
 
-    def _perturb(self, source: HyperparamSet, scale: float, current: HyperparamSet) -> HyperparamSet:
+    def settle(self, current_hyperparams: HyperparamSet) -> HyperparamSet:
+        self.memory.history = []
+        return current_hyperparams.copy()
+
+    def _perturb(self, source: Mapping[str, Any], scale: float, current: HyperparamSet) -> HyperparamSet:
         new = current.copy()
-        for name in tunable(source, self._bounds):
-            low, high = self._bounds[name]
-            reach = scale * (high - low)
-            new.params[name] = clip(float(source.params[name]) + float(self._rng.uniform(-reach, reach)), (low, high))
+        for name, spec in tunable(current, self._specs).items():
+            value = source.get(name, current.params[name])
+            if isinstance(spec, Range):
+                reach = scale * (spec.high - spec.low)
+                new.params[name] = spec.clip(float(value) + float(self.rng.uniform(-reach, reach)))
+            else:
+                new.params[name] = spec.pick(self.rng) if self.rng.random() < scale else value
         return new
