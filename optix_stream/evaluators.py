@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from numbers import Real
 
 import numpy as np
@@ -41,16 +42,20 @@ class EpisodeReturnEvaluator(BaseEvaluator):
 
 
 def checked_score(metrics: EvalMetrics | None, window: EpisodeData) -> EvalMetrics | None:
-    """What an evaluator answered.
+    """What an evaluator answered, with numpy's numbers as Python's: ``sum(window.rewards)`` is one of the former.
 
     Raises:
         ScoreError: no ``EvalMetrics``, or one whose score is not finite; nothing could ever be compared with that.
     """
-    if metrics is not None and not isinstance(metrics, EvalMetrics):
+    if metrics is None:
+        return None
+    if not isinstance(metrics, EvalMetrics):
         raise ScoreError(window.episode_id, repr(metrics))
-    if metrics is not None and not math.isfinite(metrics.primary_score):
-        raise ScoreError(window.episode_id, f"primary_score {metrics.primary_score}")
-    return metrics
+    score = metrics.primary_score
+    if not isinstance(score, Real) or not math.isfinite(score):
+        raise ScoreError(window.episode_id, f"primary_score {score!r}")
+    plain = {name: value.item() if isinstance(value, np.generic) else value for name, value in metrics.metrics.items()}
+    return replace(metrics, primary_score=float(score), metrics=plain)
 
 
 def completed_returns(window: EpisodeData) -> list[float]:

@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from optix_stream import events as ev
+from optix_stream.cli.evaluation import Evaluation
 from optix_stream.cli.formatting import duration, number, pairs, score, score_and_spread, size, sparkline, table
 from optix_stream.cli.history import RunHistory
 from optix_stream.cli.live import LiveDisplay
@@ -237,3 +238,8 @@ def test_a_sparkline_has_the_means_of_neighbours_where_there_are_too_many() -> N
 
 def test_a_table_is_aligned() -> None:
     assert table(("name", "n"), [("a", "1"), ("longer", "22")], numeric=(1,)) == "name     n\na        1\nlonger  22"
+
+
+def test_an_evaluation_that_is_no_number_is_shown_as_what_it_is() -> None:
+    evaluation = Evaluation.of([1.0, float("nan")])
+    assert str(evaluation) == "nan ± nan over 2 episodes"

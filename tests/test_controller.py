@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import numpy as np
 import pytest
 
 from optix_stream.boundaries import every_n_steps
@@ -431,10 +432,30 @@ async def test_a_second_run_finds_a_best_of_its_own(tmp_path: Path) -> None:
     assert [event.snapshot.eval_metrics.primary_score for event in run.of(Improved)] == [3.0]
 
 
+async def test_numbers_of_numpy_s_are_as_good_as_any(tmp_path: Path) -> None:
+    class Sum(MeanReward):
+        def score(self, episode_data: EpisodeData, train_diagnostics: dict[str, float]) -> EvalMetrics | None:
+            total = sum(episode_data.rewards)
+            assert isinstance(total, np.float64)
+            return EvalMetrics(total, {"total_reward": total, "most": episode_data.rewards.max()}, 0)
+
+    class Tuned(RecordingAgent):
+        def get_hyperparams(self) -> HyperparamSet:
+            return HyperparamSet({"rate": np.float32(0.5), "layers": np.int64(2)})
+
+    run = Run([1.0, 2.0], tmp_path, evaluator=Sum(), agent=Tuned())
+    report = await run()
+    assert run.of(CheckpointFailed) == []
+    assert report.best_snapshot is not None
+    assert report.best_snapshot.eval_metrics.primary_score == 8.0
+    assert CheckpointRegistry(tmp_path).best == report.best_snapshot
+
+
 @pytest.mark.parametrize(
     ("answer", "text"),
     [
         (3.0, "got 3.0"),
+        (EvalMetrics("high", {}, 0), "got primary_score 'high'"),  # type: ignore[arg-type]
         (EvalMetrics(float("nan"), {}, 0), "got primary_score nan"),
         (EvalMetrics(float("inf"), {}, 0), "got primary_score inf"),
     ],

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from optix_stream.checkpoints.files import SavedFile, open_plain, replace_file
 from optix_stream.errors import CheckpointError
@@ -82,13 +83,20 @@ def encode_manifest(manifest: Manifest) -> bytes:
         CheckpointError: hyperparameters that JSON cannot hold.
     """
     try:
-        json.dumps(manifest.hyperparams, allow_nan=False)  # Else NaN would be written, as null.
-        content = msgspec.json.encode(manifest)
+        json.dumps(manifest.hyperparams, allow_nan=False, default=_plain)  # Else NaN would be written, as null.
+        content = msgspec.json.encode(manifest, enc_hook=_plain)
     except (msgspec.MsgspecError, TypeError, ValueError, RecursionError) as error:
         raise CheckpointError(
             f"hyperparams: expected what JSON can hold, got {manifest.hyperparams}: {error}"
         ) from error
     return msgspec.json.encode(_Sealed(FORMAT, hashlib.sha256(content).hexdigest(), msgspec.Raw(content))) + b"\n"
+
+
+def _plain(value: object) -> object:
+    """A number of numpy's as one of Python's."""
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"{type(value).__name__} is no such thing")
 
 
 def read_manifest(folder: Path) -> Manifest | None:

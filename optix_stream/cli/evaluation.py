@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import statistics
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from optix_stream.checkpoints import CheckpointRegistry
 from optix_stream.cli.formatting import counted, score, score_and_spread
@@ -40,7 +40,7 @@ class Evaluation(msgspec.Struct, frozen=True):
     @classmethod
     def of(cls, returns: Sequence[float]) -> Evaluation:
         """Summarise returns; at least one."""
-        return cls(statistics.fmean(returns), statistics.pstdev(returns), len(returns))
+        return cls(float(np.mean(returns)), float(np.std(returns)), len(returns))
 
     def __str__(self) -> str:
         return f"{score_and_spread(self.mean, self.std)} over {counted(self.episodes, 'episode')}"
