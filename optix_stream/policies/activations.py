@@ -1,4 +1,4 @@
-"""Activation functions by the names that Keras has for them, on float32 ``[N, units]`` that may be overwritten."""
+"""Activation functions by the names that Keras has for them, on float32 ``[…, units]`` that may be overwritten."""
 
 from __future__ import annotations
 

