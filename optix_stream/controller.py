@@ -171,10 +171,7 @@ class LoopController:
         return self._bus.subscribe(buffer_size, name)
 
     def stop(self) -> None:
-        """End the run after the window that is being learned from; one that has not begun ends at once.
-
-        Call it on the loop's own thread.
-        """
+        """End the run after the window that is being learned from. Call it on the loop's own thread."""
         self._stop_requested = True
         if self._waiting is not None:
             self._waiting.cancel()
@@ -206,6 +203,7 @@ class LoopController:
         if self._is_running:
             raise AlreadyRunningError
         self._is_running = True
+        self._stop_requested = False
         started = self._clock.now()
         error: Exception | None = None
         report: RunReport | None = None
@@ -225,7 +223,7 @@ class LoopController:
                     self._bus.emit(LoopStopped(reason=reason, report=report, time=self._clock.now()))
                     self._callbacks.finish()
         finally:
-            self._is_running = self._stop_requested = False
+            self._is_running = False
         if error is not None:
             raise error
         assert report is not None

@@ -100,7 +100,7 @@ class RLOptimizer:
         return await self.controller.run()
 
     def stop(self) -> None:
-        """End the run after the present window; one that has not begun ends at once."""
+        """End the run after the present window."""
         self.controller.stop()
 
     def events(self, buffer_size: int = 1024, name: str | None = None) -> Subscription:

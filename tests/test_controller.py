@@ -218,13 +218,6 @@ async def test_stop_does_not_wait_for_a_quiet_source(tmp_path: Path) -> None:
     assert reports[0].reason == "stopped"
 
 
-async def test_a_stop_that_comes_before_the_run_has_begun_is_not_lost(tmp_path: Path) -> None:
-    run = Run([1.0], tmp_path, stays_open=True, is_live=True)
-    run.controller.stop()
-    report = await run()
-    assert (report.reason, report.windows) == ("stopped", 0)
-
-
 async def test_the_partial_last_window_is_learned_when_the_source_ends(tmp_path: Path) -> None:
     class Pipeline(ScriptedPipeline):
         def producers(self) -> Sequence[Producer]:

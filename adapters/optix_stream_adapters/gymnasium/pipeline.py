@@ -9,7 +9,8 @@ from optix_stream.clock import Clock
 from optix_stream.contracts import BaseAgent, Producer
 from optix_stream.errors import ConfigurationError
 from optix_stream.pipeline import StreamPipeline
-from optix_stream_adapters.gymnasium.producer import Env, GymProducer
+from optix_stream_adapters.gymnasium.environment_state import Env
+from optix_stream_adapters.gymnasium.producer import GymProducer
 
 
 class BatchPipeline(StreamPipeline):
@@ -56,7 +57,7 @@ class BatchPipeline(StreamPipeline):
         )
         self.agent = agent
         self.env = env
-        self._producer = GymProducer(env, chunk_size=chunk, seed=seed, clock=self.clock)
+        self._producer = GymProducer(env, chunk_size=chunk, seed=seed, clock=self.clock, keeps_place=lockstep)
 
     @property
     def is_live(self) -> bool:

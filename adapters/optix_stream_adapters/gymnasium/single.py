@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -13,6 +13,7 @@ from optix_stream.clock import Clock
 from optix_stream.contracts import Policy, StreamItem, act_one_of
 from optix_stream.trees import map_tree
 from optix_stream.types import Transition, Tree
+from optix_stream.wire import decode, encode, pack, unpack
 from optix_stream_adapters.gymnasium.stepper import Learn, Stepper, Visit
 
 
@@ -44,7 +45,7 @@ class SingleStepper(Stepper):
         held = self._held
         if self._observation is None:
             self._observation = self._reset()
-        while len(held) < count and not visit.is_cancelled:
+        while len(held) < count and visit.goes_on:
             observation = self._observation
             action, extras = self._act(observation)
             # Before the step, because an environment may clip it in place.
@@ -68,6 +69,13 @@ class SingleStepper(Stepper):
         held, self._held = self._held, []
         told, self._told = self._told, []
         return [batch_of(held), *told] if held else told
+
+    def state_dict(self) -> Mapping[str, Any]:
+        return {"observation": None if self._observation is None else pack(encode(self._observation))}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        if state["observation"] is not None:
+            self._observation, self._seed = decode(unpack(state["observation"])), None
 
     def _reset(self) -> Tree:
         seed, self._seed = self._seed, None

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import threading
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
-from optix_stream.contracts import StreamItem
+from optix_stream.contracts import Stateful, StreamItem
 from optix_stream.types import Transition
 
 Learn: TypeAlias = Callable[[Transition], Sequence[StreamItem]]
 """Lets the agent learn from a transition; returns what is to be pushed in its place."""
 
 
-class Stepper(ABC):
-    """Acts in an environment and keeps what happens until it is taken."""
+class Stepper(Stateful):
+    """Acts in an environment and keeps what happens until it is taken.
+
+    Its state is what it saw last; where the environment is, is the environment's. Only while nothing is held.
+    """
 
     @abstractmethod
     def step_until(self, count: int, visit: Visit) -> None:
-        """Step until ``count`` transitions are held or the visit is cancelled; resets where that is due.
+        """Step until ``count`` transitions are held or the visit is cancelled or cut short; resets where that is due.
 
         A step during which the visit is cancelled leaves nothing behind.
         """
@@ -34,6 +37,7 @@ class Visit:
 
     Attributes:
         is_cancelled: set by who waits for the visit.
+        is_cut_short: likewise: end it after the step that is under way.
         has_started: whether the thread has begun.
         done: set when the thread is through.
         items: what was collected, once ``done``.
@@ -41,10 +45,16 @@ class Visit:
 
     def __init__(self, count: int) -> None:
         self.is_cancelled = False
+        self.is_cut_short = False
         self.has_started = False
         self.done = threading.Event()
         self.items: Sequence[StreamItem] = ()
         self._count = count
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether another step is wanted."""
+        return not (self.is_cancelled or self.is_cut_short)
 
     def run(self, stepper: Stepper) -> None:
         """Collect; called in the worker thread.

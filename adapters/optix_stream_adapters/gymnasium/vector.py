@@ -13,6 +13,7 @@ from optix_stream.clock import Clock
 from optix_stream.contracts import Policy, StreamItem
 from optix_stream.trees import as_tree, map_tree
 from optix_stream.types import Array, Transition, TransitionBatch, Tree
+from optix_stream.wire import decode, encode, pack, unpack
 from optix_stream_adapters.gymnasium.stepper import Learn, Stepper, Visit
 from optix_stream_adapters.gymnasium.vector_infos import info_of_step
 
@@ -54,13 +55,24 @@ class VectorStepper(Stepper):
         if self._observations is None:
             seed, self._seed = self._seed, None
             self._observations = as_tree(self._env.reset(seed=seed)[0])
-        while self._held_count < count and not visit.is_cancelled and not self._told:
+        while self._held_count < count and visit.goes_on and not self._told:
             self._step(visit)
 
     def take(self) -> Sequence[StreamItem]:
         held, self._held, self._held_count = self._held, [], 0
         told, self._told = self._told, []
         return [*merge(held), *told] if held else told
+
+    def state_dict(self) -> Mapping[str, Any]:
+        return {
+            "observation": None if self._observations is None else pack(encode(self._observations)),
+            "is_resetting": self._is_resetting,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        if state["observation"] is not None:
+            self._observations, self._seed = decode(unpack(state["observation"])), None
+            self._is_resetting = np.asarray(state["is_resetting"], np.bool_)
 
     def _step(self, visit: Visit) -> None:
         # In NEXT_STEP mode, the step after an episode's end only resets and is no transition.
