@@ -99,13 +99,16 @@ class FeedSession:
 
     # -- steps ----------------------------------------------------------------------------------
 
-    def step(self, item: Any) -> tuple[tuple[StreamItem, ...], FeedAction | None]:
+    def step(self, item: Any, now: float) -> tuple[tuple[StreamItem, ...], FeedAction | None]:
         """One step without deadlines, in any thread: what it completes and the action it calls for.
+
+        Args:
+            item: the step.
+            now: when it came, on the session's clock.
 
         Raises:
             UnusableStepError: the step cannot be used; see its ``events``.
         """
-        now = self.now()
         completed, stream, observation = self.aligner.arrive(item, now)
         self.delivered = True
         if observation is None:

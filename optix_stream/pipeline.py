@@ -8,6 +8,7 @@ from abc import abstractmethod
 from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, cast
 
 import anyio
@@ -378,6 +379,7 @@ class LivePipeline(StreamPipeline):
         name: names the source in events.
         seed: of the reconnect jitter.
         options: reward function, delayed rewards, deadlines.
+        record: append what arrives to this file, for ``ReplayFeed``; a step becomes a message that ``JsonCodec`` reads.
         lockstep: wait after each step until it has been dealt with, learning included: for a replay, which
             then gives the same weights each time.
     """
@@ -400,6 +402,7 @@ class LivePipeline(StreamPipeline):
         name: str | None = None,
         seed: int | None = None,
         options: FeedOptions | None = None,
+        record: str | Path | None = None,
         lockstep: bool = False,
     ) -> None:
         boundary = episode_boundary_fn if episode_boundary_fn is not None else on_done_signal()
@@ -408,7 +411,7 @@ class LivePipeline(StreamPipeline):
         ready = data_source if isinstance(data_source, Sequence) else [data_source]
         self._producers: list[Producer] = [source for source in ready if isinstance(source, Producer)]
         if self._producers:
-            given = {"reconnect": reconnect, "name": name, "seed": seed, "options": options}
+            given = {"reconnect": reconnect, "name": name, "seed": seed, "options": options, "record": record}
             surplus = [key for key, value in given.items() if value is not None]
             if surplus or len(self._producers) < len(ready):
                 raise ConfigurationError(
@@ -426,6 +429,7 @@ class LivePipeline(StreamPipeline):
                 reconnect=policy if reconnect_on_disconnect else None,
                 seed=seed,
                 options=options,
+                record=record,
             )
         )
 

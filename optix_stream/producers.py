@@ -7,6 +7,7 @@ import random
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterable, Awaitable, Iterable, Iterator
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import anyio
@@ -19,6 +20,7 @@ from optix_stream.contracts import Policy, StreamItem, TransitionSink
 from optix_stream.errors import ConfigurationError
 from optix_stream.feed_session import Answer, FeedAction, FeedOptions, FeedSession
 from optix_stream.reconnecting import ReconnectPolicy
+from optix_stream.recording import Recorder, message_of, recording
 
 
 @runtime_checkable
@@ -57,6 +59,7 @@ class FeedProducer:
             failure fails the run.
         seed: of the jitter.
         options: how steps become transitions.
+        record: append what arrives to this file, for ``ReplayFeed``; a step becomes a message that ``JsonCodec`` reads.
     """
 
     def __init__(
@@ -68,6 +71,7 @@ class FeedProducer:
         reconnect: ReconnectPolicy | None = None,
         seed: int | None = None,
         options: FeedOptions | None = None,
+        record: str | Path | None = None,
     ) -> None:
         self._source = source
         self._clock = clock
@@ -76,6 +80,7 @@ class FeedProducer:
         self._rng = random.Random(seed)
         self._answer = _answer_of(source)
         self._options = options
+        self._record = Path(record) if record is not None else None
 
     @property
     def name(self) -> str:
@@ -90,14 +95,25 @@ class FeedProducer:
             Exception: what the stream raised, where there is no reconnecting.
         """
         session = FeedSession(policy, sink, self._clock, self._name, self._options)
-        await session.supervise(lambda: self._run_stream(session), self._reconnect, self._rng)
+        async with recording(self._record, self._clock) as recorder:
+            await session.supervise(lambda: self._run_stream(session, recorder), self._reconnect, self._rng)
 
-    async def _run_stream(self, session: FeedSession) -> None:
+    async def _run_stream(self, session: FeedSession, recorder: Recorder | None) -> None:
+        try:
+            await self._run_steps(session, recorder)
+        finally:
+            if recorder is not None:
+                recorder.mark_gap(self._clock.now(), None, "stream ended")
+
+    async def _run_steps(self, session: FeedSession, recorder: Recorder | None) -> None:
         stream = self._source.stream()
         if isinstance(stream, AsyncIterable):
             try:
                 async for item in stream:
-                    await session.handle(item, self._answer)
+                    arrived = session.now()
+                    if recorder is not None:
+                        recorder.add(arrived, None, message_of(item))
+                    await session.handle(item, self._answer, arrived)
             finally:
                 if inspect.isasyncgen(stream):
                     with anyio.CancelScope(shield=True):
@@ -105,7 +121,7 @@ class FeedProducer:
         elif isinstance(stream, Iterable):
             if self._options is not None and self._options.deadline is not None:
                 raise ConfigurationError(f"{self._name}.stream(): a deadline needs an async generator, got a plain one")
-            await _pull_from_thread(iter(stream), session, self._answer)
+            await _pull_from_thread(iter(stream), session, self._answer, recorder)
         else:
             raise ConfigurationError(
                 f"{self._name}.stream(): expected a plain or async generator, got {type(stream).__name__}"
@@ -134,6 +150,8 @@ class _Chunk:
         self._lock = threading.Lock()
         self._items: list[StreamItem] = []
         self._taken = False
+        self.arrivals: list[tuple[float, bytes]] = []
+        """What arrived when, where that is recorded."""
 
     def add(self, items: Iterable[StreamItem]) -> bool:
         """False if the chunk has been taken away and the items were not added."""
@@ -148,7 +166,9 @@ class _Chunk:
             return self._items
 
 
-async def _pull_from_thread(iterator: Iterator[Any], session: FeedSession, answer: Answer | None) -> None:
+async def _pull_from_thread(
+    iterator: Iterator[Any], session: FeedSession, answer: Answer | None, recorder: Recorder | None
+) -> None:
     now = session.now
 
     def pull(chunk: _Chunk) -> bool:
@@ -159,10 +179,13 @@ async def _pull_from_thread(iterator: Iterator[Any], session: FeedSession, answe
                 item = next(iterator)
             except StopIteration:
                 return False
+            arrived = now()
+            if recorder is not None:
+                chunk.arrivals.append((arrived, message_of(item)))
             try:
-                completed, action = session.step(item)
+                completed, action = session.step(item, arrived)
             except UnusableStepError as error:
-                completed, action = tuple(error.events(now())), None
+                completed, action = tuple(error.events(arrived)), None
             if completed and not chunk.add(completed):
                 return False
             if action is not None and answer is not None:
@@ -180,6 +203,9 @@ async def _pull_from_thread(iterator: Iterator[Any], session: FeedSession, answe
             # A thread that is stuck in the stream cannot be stopped; it is left behind, its chunk is not.
             goes_on = await anyio.to_thread.run_sync(pull, chunk, abandon_on_cancel=True)
         finally:
+            if recorder is not None:
+                for arrived, message in chunk.arrivals:
+                    recorder.add(arrived, None, message)
             await session.push_all(chunk.take())
 
 

@@ -7,12 +7,16 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import anyio
 import anyio.to_thread
 import msgspec
+import numpy as np
 
+from optix_stream.alignment import FeedStep
 from optix_stream.clock import Clock
+from optix_stream.delayed_rewards import DelayedReward
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +47,27 @@ class RecordedMessage(msgspec.Struct, frozen=True, omit_defaults=True):
         return base64.b64decode(self.data) if self.data is not None else (self.text or "").encode()
 
 
+def message_of(item: Any) -> bytes:
+    """What a feed without messages of its own yielded, as the message that ``JsonCodec`` would read it from."""
+    if isinstance(item, DelayedReward):
+        return _encoder.encode(item._asdict())
+    if isinstance(item, tuple | list) and len(item) in (5, 6, len(FeedStep._fields)):
+        step = FeedStep(*item)
+        info = {str(name): value for name, value in step.info.items()} if step.info else None
+        try:
+            return _encoder.encode(step._replace(info=info)._asdict())
+        except (TypeError, ValueError, msgspec.MsgspecError) as error:
+            return _encoder.encode({"unusable": repr(item), "because": repr(error)})
+    return _encoder.encode({"unusable": repr(item)})
+
+
+def _encode_other(value: Any) -> Any:
+    return value.tolist() if isinstance(value, np.ndarray | np.generic) else repr(value)
+
+
+_encoder = msgspec.json.Encoder(enc_hook=_encode_other)
+
+
 class Recorder:
     """Takes messages and appends them to a recording, away from the event loop; ``recording`` opens one.
 
@@ -58,7 +83,6 @@ class Recorder:
         self._max_held_bytes = max_held_bytes
         self._held_bytes = 0
         self._lost: dict[str | None, int] = {}
-        self._encoder = msgspec.json.Encoder()
 
     def add(self, arrived: float, stream: str | None, message: bytes) -> None:
         """Remember a message until it is written."""
@@ -95,7 +119,7 @@ class Recorder:
 
     def _append(self, lines: list[RecordedMessage]) -> None:
         with self._path.open("ab") as file:
-            file.write(b"".join(self._encoder.encode(line) + b"\n" for line in lines))
+            file.write(b"".join(_encoder.encode(line) + b"\n" for line in lines))
 
 
 @asynccontextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,17 @@ from optix_stream_adapters.websockets import JsonCodec
 
 from optix_stream import HyperparamSet, LivePipeline, RLOptimizer, every_n_seconds
 from optix_stream.alignment import FeedStep
+from optix_stream.clock import SystemClock
 from optix_stream.contracts import as_policy
 from optix_stream.delayed_rewards import DelayedRewards
-from optix_stream.errors import ConfigurationError, MissingExtraError
+from optix_stream.errors import ConfigurationError, MissingExtraError, SourceFailedError
 from optix_stream.events import GapDetected, TransitionsDropped, TransitionsRejected
 from optix_stream.feed_session import FeedAction, FeedOptions
+from optix_stream.producers import FeedProducer
+from optix_stream.reconnecting import ReconnectPolicy
 from optix_stream.recording import RecordedMessage, Recorder, recording
 from optix_stream.testing import FakeClock, NullAgent, RecordingAgent, RecordingSink, assert_balanced
+from optix_stream.types import Transition
 
 pytestmark = pytest.mark.anyio
 
@@ -161,6 +166,61 @@ def test_a_recording_gives_back_what_it_was_given(
 
     anyio.run(write_and_replay)
     assert seen == messages
+
+
+@pytest.mark.parametrize("is_async", [True, False], ids=["async", "plain"])
+async def test_any_feed_can_be_recorded_and_its_replay_gives_the_same_transitions(
+    is_async: bool, tmp_path: Path
+) -> None:
+    space = spaces.Dict(price=spaces.Box(-np.inf, np.inf, (2,), np.float32), kind=spaces.Discrete(3))
+
+    def items(session: int) -> Iterator[Any]:
+        for number in range(7):
+            observation = {"price": np.array([0.1 * number, session], np.float32), "kind": np.int64(number % 3)}
+            info: dict[Any, Any] = {"odd": {1, 2}, 7: np.float32(0.5)}
+            yield FeedStep(observation, np.float64(number / 3), number == 4, False, info, "xy"[number % 2])
+            if number == 0:
+                yield ({"price": np.array([np.nan, 0], np.float32), "kind": 0}, 0.0, False, False, None, "x")
+
+    class Plain:
+        sessions = 0
+
+        def stream(self) -> Any:
+            self.sessions += 1
+            if self.sessions > 2:
+                raise ConnectionError("closed for good")
+            return items(self.sessions)
+
+    class Async(Plain):
+        def stream(self) -> Any:
+            given = super().stream()
+
+            async def stream() -> AsyncIterator[Any]:
+                for item in given:
+                    yield item
+
+            return stream()
+
+    path, sink = tmp_path / "session.jsonl", RecordingSink()
+    reconnect = ReconnectPolicy(initial_sec=0.0, max_sec=0.0, max_attempts=1)
+    producer = FeedProducer(Async() if is_async else Plain(), clock=SystemClock(), reconnect=reconnect, record=path)
+    with pytest.raises(SourceFailedError):
+        await producer.run(as_policy(NullAgent(action=1)), sink)
+    # In each session x loses its first step, and y none.
+    assert [t.stream for t in sink.transitions] == ["y", "x", "y"] * 2
+
+    again = await replay(ReplayFeed(path, decode=JsonCodec(space, spaces.Discrete(2)).decode, speed=math.inf))
+
+    def facts(of: RecordingSink) -> list[Any]:
+        return [
+            (t.stream, t.time, t.reward, t.terminated, t.observation["price"].tolist(), int(t.observation["kind"]))
+            if isinstance(t, Transition)
+            else (type(t).__name__, t.stream)
+            for t in of.items
+            if isinstance(t, Transition | GapDetected)
+        ]
+
+    assert facts(again) == facts(sink)
 
 
 async def test_what_a_slow_disk_did_not_take_leaves_a_gap_in_the_recording(tmp_path: Path) -> None:
