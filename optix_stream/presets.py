@@ -80,14 +80,17 @@ _NAMED: Mapping[tuple[str, str], Preset] = {
     ("Pendulum-v1", "sac"): Preset(
         num_envs=1,
         window_size=500,
-        agent={"hidden": (64, 64), "learning_rate": 1e-3, "batch_size": 128, "increment": 32, "learning_starts": 300},
+        agent={
+            "hidden": (64, 64), "batch_size": 64, "increment": 32, "update_ratio": 2.0, "learning_starts": 300,
+            "tau": 0.01, "target_entropy": -2.0,
+        },
     ),
     ("Pendulum-v1", "td3"): Preset(
         num_envs=1,
         window_size=500,
         agent={
-            "hidden": (64, 64), "learning_rate": 1e-3, "gamma": 0.98, "batch_size": 128, "increment": 32,
-            "learning_starts": 300,
+            "hidden": (64, 64), "gamma": 0.98, "batch_size": 64, "increment": 32, "update_ratio": 2.0,
+            "learning_starts": 300, "tau": 0.01,
         },
     ),
     ("Acrobot-v1", "ppo"): Preset(

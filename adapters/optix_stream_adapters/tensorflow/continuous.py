@@ -12,7 +12,7 @@ from optix_stream.errors import ConfigurationError
 from optix_stream.policies.composed import Sampler
 from optix_stream.types import Array, EpisodeData, HyperparamSet
 from optix_stream_adapters.tensorflow.critics import TwinCritics, build_critics
-from optix_stream_adapters.tensorflow.networks import build_mlp
+from optix_stream_adapters.tensorflow.networks import SMALL_GAIN, build_mlp
 from optix_stream_adapters.tensorflow.off_policy import OffPolicyAgent, OffPolicyConfig
 from optix_stream_adapters.tensorflow.squashed import SquashedActions
 
@@ -92,7 +92,9 @@ class ActorCriticAgent(OffPolicyAgent):
     ) -> tuple[Any, ...]:
         units = SquashedActions(action_space).units
         outputs = cls.outputs_per_unit * units
-        actor = build_mlp((size,), hidden, outputs, rng=rng, output_gain=0.01, activation="relu")
+        actor = build_mlp(
+            (size,), hidden, outputs, rng=rng, output_gain=0.01, activation="relu", hidden_gain=SMALL_GAIN
+        )
         return actor, build_critics(size + units, hidden, rng, layer_norm=config.layer_norm)
 
     def _sampler(self, rng: np.random.Generator | None) -> Sampler:

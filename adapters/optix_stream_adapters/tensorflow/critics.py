@@ -11,7 +11,7 @@ import tensorflow as tf
 from optix_stream.errors import ConfigurationError
 from optix_stream_adapters.tensorflow.forward import ModelForward
 from optix_stream_adapters.tensorflow.fused_update import Values, adam, as_function
-from optix_stream_adapters.tensorflow.networks import build_mlp
+from optix_stream_adapters.tensorflow.networks import SMALL_GAIN, build_mlp
 
 
 class TwinCritics:
@@ -81,7 +81,16 @@ def build_critics(
 ) -> tuple[Any, Any]:
     """Two networks of the same form with weights of their own."""
     first, second = (
-        build_mlp((inputs,), hidden, 1, rng=rng, output_gain=1.0, activation="relu", layer_norm=layer_norm)
+        build_mlp(
+            (inputs,),
+            hidden,
+            1,
+            rng=rng,
+            output_gain=1.0,
+            activation="relu",
+            hidden_gain=SMALL_GAIN,
+            layer_norm=layer_norm,
+        )
         for _ in range(2)
     )
     return first, second

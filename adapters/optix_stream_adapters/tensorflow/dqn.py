@@ -14,7 +14,7 @@ from optix_stream.types import Array, EpisodeData, HyperparamSet
 from optix_stream_adapters.tensorflow.actions import CategoricalHead
 from optix_stream_adapters.tensorflow.dqn_update import DIAGNOSTICS, dqn_step
 from optix_stream_adapters.tensorflow.fused_update import FusedUpdate, Learned
-from optix_stream_adapters.tensorflow.networks import build_mlp
+from optix_stream_adapters.tensorflow.networks import SMALL_GAIN, build_mlp
 from optix_stream_adapters.tensorflow.off_policy import OffPolicyAgent, OffPolicyConfig
 
 
@@ -107,7 +107,7 @@ class DQNAgent(OffPolicyAgent):
         cls, size: int, action_space: Any, hidden: Sequence[int], rng: np.random.Generator, config: Any
     ) -> tuple[Any, ...]:
         units = _head_of(action_space).units
-        return (build_mlp((size,), hidden, units, rng=rng, output_gain=0.1, activation="relu"),)
+        return (build_mlp((size,), hidden, units, rng=rng, output_gain=0.1, activation="relu", hidden_gain=SMALL_GAIN),)
 
     @property
     def epsilon(self) -> float:

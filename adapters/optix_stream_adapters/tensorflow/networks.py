@@ -9,6 +9,9 @@ from typing import Any
 import keras
 import numpy as np
 
+SMALL_GAIN = 1.0 / math.sqrt(3.0)
+"""Gain whose functions are smooth to begin with: temporal differences then carry over to what is alike, no further."""
+
 
 def build_mlp(
     input_shape: Sequence[int],
@@ -18,11 +21,12 @@ def build_mlp(
     rng: np.random.Generator,
     output_gain: float,
     activation: str = "tanh",
+    hidden_gain: float = math.sqrt(2.0),
     layer_norm: bool = False,
 ) -> Any:
-    """Dense layers with orthogonal kernels (gain √2, the last ``output_gain``) and zero biases.
+    """Dense layers with orthogonal kernels and zero biases.
 
-    Saxe et al. 2014 (arXiv 1312.6120); the gains are those of Andrychowicz et al. 2020
+    Saxe et al. 2014 (arXiv 1312.6120); the default gain is that of Andrychowicz et al. 2020
     (arXiv 2006.05990), section 3.2.
 
     Args:
@@ -32,6 +36,7 @@ def build_mlp(
         rng: draws a seed for each layer.
         output_gain: of the last layer; small for a policy, so that it starts out undecided.
         activation: of the hidden layers.
+        hidden_gain: of all layers but the last.
         layer_norm: normalise each hidden layer before its activation. Ba et al. 2016 (arXiv 1607.06450).
     """
 
@@ -44,9 +49,9 @@ def build_mlp(
         layers.append(keras.layers.Flatten())
     for width in hidden:
         if layer_norm:
-            layers += [dense(width, math.sqrt(2.0), None), keras.layers.LayerNormalization()]
+            layers += [dense(width, hidden_gain, None), keras.layers.LayerNormalization()]
             layers.append(keras.layers.Activation(activation))
         else:
-            layers.append(dense(width, math.sqrt(2.0), activation))
+            layers.append(dense(width, hidden_gain, activation))
     layers.append(dense(units, output_gain, None))
     return keras.Sequential(layers)
