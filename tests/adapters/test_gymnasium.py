@@ -597,6 +597,22 @@ async def test_one_failing_sub_environment_ends_the_run_with_whole_steps(mode: A
     assert loop.statistics().learned == loop.statistics().received
 
 
+@pytest.mark.parametrize("is_vector", [False, True])
+async def test_an_environment_s_error_says_so_if_the_action_was_none(is_vector: bool, tmp_path: Path) -> None:
+    agent = RecordingAgent(lambda observations: np.full(len(observations), 7))
+    env = make_vector(make_cart_pole, 2, AutoresetMode.NEXT_STEP) if is_vector else make_cart_pole()
+    with pytest.raises(AssertionError) as raised:
+        await train(BatchPipeline(env, agent, 10, seed=0), agent, tmp_path, windows=1)
+    (note,) = raised.value.__notes__
+    assert "action space is" in note
+    assert "Discrete" in note
+
+
+def test_what_is_no_environment_is_named() -> None:
+    with pytest.raises(ConfigurationError, match=r"env: expected an environment .* got 'CartPole-v1'"):
+        BatchPipeline("CartPole-v1")  # type: ignore[arg-type]
+
+
 async def test_an_environment_that_cannot_be_reset_fails_the_run(tmp_path: Path) -> None:
     class BrokenEnv(CountingEnv):
         def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:

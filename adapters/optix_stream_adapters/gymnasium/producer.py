@@ -9,11 +9,12 @@ from typing import Any
 
 import anyio
 import anyio.to_thread
+import gymnasium as gym
 from gymnasium.vector import VectorEnv
 
 from optix_stream.clock import Clock, SystemClock
 from optix_stream.contracts import Policy, Restful, Stateful, StreamItem, TransitionSink
-from optix_stream.errors import CheckpointError
+from optix_stream.errors import CheckpointError, ConfigurationError
 from optix_stream.events import GapDetected
 from optix_stream.learning_sink import LearningSink
 from optix_stream.trees import as_tree
@@ -47,7 +48,7 @@ class GymProducer(Restful, Stateful):
             push waits for what it brings about. An environment that cannot be put back there begins a new episode.
 
     Raises:
-        ConfigurationError: an unsupported space.
+        ConfigurationError: an unsupported space, or no environment.
     """
 
     def __init__(
@@ -61,8 +62,10 @@ class GymProducer(Restful, Stateful):
     ) -> None:
         if isinstance(env, VectorEnv):
             check_spaces(env.single_observation_space, env.single_action_space)
-        else:
+        elif isinstance(env, gym.Env):
             check_spaces(env.observation_space, env.action_space)
+        else:
+            raise ConfigurationError(f"env: expected an environment such as gymnasium.make makes, got {env!r}")
         self._env = env
         self._chunk_size = chunk_size
         self._seed = seed

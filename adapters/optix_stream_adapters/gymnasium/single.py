@@ -14,7 +14,7 @@ from optix_stream.contracts import Policy, StreamItem, act_one_of
 from optix_stream.trees import map_tree
 from optix_stream.types import Transition, Tree
 from optix_stream.wire import decode, encode, pack, unpack
-from optix_stream_adapters.gymnasium.stepper import Learn, Stepper, Visit
+from optix_stream_adapters.gymnasium.stepper import Learn, Stepper, Visit, note_action
 
 
 class SingleStepper(Stepper):
@@ -50,7 +50,11 @@ class SingleStepper(Stepper):
             action, extras = self._act(observation)
             # Before the step, because an environment may clip it in place.
             taken = action.copy() if isinstance(action, np.ndarray) else action
-            given, reward, terminated, truncated, info = self._env.step(action)
+            try:
+                given, reward, terminated, truncated, info = self._env.step(action)
+            except Exception as error:
+                note_action(error, self._env.action_space, taken)
+                raise
             if visit.is_cancelled:
                 return
             following = _copy(given)

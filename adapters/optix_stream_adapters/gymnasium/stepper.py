@@ -5,13 +5,21 @@ from __future__ import annotations
 import threading
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
+
+from gymnasium import Space
 
 from optix_stream.contracts import Stateful, StreamItem
 from optix_stream.types import Transition
 
 Learn: TypeAlias = Callable[[Transition], Sequence[StreamItem]]
 """Lets the agent learn from a transition; returns what is to be pushed in its place."""
+
+
+def note_action(error: Exception, space: Space[Any], action: Any) -> None:
+    """Add to an environment's error that the action was none of its own, where that is so."""
+    if not space.contains(action):
+        error.add_note(f"The agent's action was {action!r}; the environment's action space is {space}.")
 
 
 class Stepper(Stateful):

@@ -14,7 +14,7 @@ from optix_stream.contracts import Policy, StreamItem
 from optix_stream.trees import as_tree, map_tree
 from optix_stream.types import Array, Transition, TransitionBatch, Tree
 from optix_stream.wire import decode, encode, pack, unpack
-from optix_stream_adapters.gymnasium.stepper import Learn, Stepper, Visit
+from optix_stream_adapters.gymnasium.stepper import Learn, Stepper, Visit, note_action
 from optix_stream_adapters.gymnasium.vector_infos import info_of_step
 
 
@@ -85,7 +85,11 @@ class VectorStepper(Stepper):
         # Copied before the step, because an environment may hand out one buffer again and again.
         before = map_tree(pick, self._observations)
         actions = pick(decision.actions)
-        after, rewards, terminated, truncated, infos = self._env.step(decision.actions)
+        try:
+            after, rewards, terminated, truncated, infos = self._env.step(decision.actions)
+        except Exception as error:
+            note_action(error, self._env.action_space, decision.actions)
+            raise
         if visit.is_cancelled:
             return
         after = as_tree(after)
