@@ -30,6 +30,7 @@ from optix_stream.contracts import (
     Policy,
     PolicyPublisher,
     Producer,
+    Reference,
     Restorable,
     Stateful,
     TransitionLearner,
@@ -75,7 +76,7 @@ from optix_stream.events import (
     WindowScored,
 )
 from optix_stream.feed_session import FeedAction, FeedOptions, FeedSession
-from optix_stream.judges import ThresholdJudge
+from optix_stream.judges import EvidenceConfig, EvidenceJudge, ThresholdJudge
 from optix_stream.optimizers import AskTellOptimizer, BackoffOptimizer, PBTOptimizer
 from optix_stream.pipeline import LivePipeline, StreamPipeline
 from optix_stream.producers import ActionReceiver, DataSource, FeedProducer, StreamAnswerer
@@ -132,6 +133,8 @@ __all__ = [
     "EpisodeReturnEvaluator",
     "EvalMetrics",
     "Event",
+    "EvidenceConfig",
+    "EvidenceJudge",
     "Fallback",
     "FeedAction",
     "FeedOptions",
@@ -163,6 +166,7 @@ __all__ = [
     "Producer",
     "RLOptimizer",
     "ReconnectPolicy",
+    "Reference",
     "Restorable",
     "RewardMissing",
     "RolledBack",

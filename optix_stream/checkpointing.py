@@ -118,11 +118,16 @@ class Checkpointer:
     # -- policies -------------------------------------------------------------------------------
 
     async def save_policy(self, metrics: EvalMetrics, evidence: str) -> PolicySnapshot | None:
-        """Save the agent as it is, for the score it earned; None if that failed, which has been told."""
+        """Save the agent as it is, as the best; None if that failed, which has been told.
+
+        Args:
+            metrics: what the policy is worth.
+            evidence: how that is known, in words.
+        """
         await self._settle()
 
         def save(agent: BaseAgent) -> PolicySnapshot:
-            return self._registry.save(agent, metrics, agent.get_hyperparams(), evidence=evidence)
+            return self._registry.save(agent, metrics, agent.get_hyperparams(), evidence=evidence, is_best=True)
 
         window = metrics.episode_id
         try:

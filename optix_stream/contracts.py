@@ -331,7 +331,9 @@ class Outcome(Enum):
     """The first score: nothing to compare with yet."""
     IMPROVED = "improved"
     UNCHANGED = "unchanged"
-    """No decision yet; the scheduler counts these."""
+    """No better than the best; the scheduler counts these."""
+    ACTIVE = "active"
+    """Learning pays, or nothing can be told yet."""
     COOLING = "cooling"
     """Gains have become small."""
     PLATEAU = "plateau"
@@ -339,29 +341,60 @@ class Outcome(Enum):
     DEGRADED = "degraded"
 
 
-class Verdict(msgspec.Struct, frozen=True):
+class Reference(msgspec.Struct, frozen=True):
+    """Scores that later ones are compared with.
+
+    Attributes:
+        mean: in score units.
+        long_run_sd: standard deviation of one window's score, its autocorrelation taken into account.
+        windows: how many.
+    """
+
+    mean: float
+    long_run_sd: float
+    windows: int
+
+
+class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     """A decision and why it was made.
 
     Attributes:
         outcome: the decision.
         evidence: the reason in words a person can read.
         facts: the numbers behind it.
+        promote: keep the policy of this moment as the best; also where that is no news.
+        is_sound: nothing speaks against this moment's policy: at the end of a run it is as good as the best.
+        score: what the policy is worth, by more than this one window; None: by this window alone.
+        reference: what the score was compared with, where that is known with its error.
+        recurs: degraded again soon after ``reinstate``: going back has not helped.
     """
 
     outcome: Outcome
     evidence: str
     facts: Mapping[str, float] = {}
+    promote: bool = False
+    is_sound: bool = False
+    score: float | None = None
+    reference: Reference | None = None
+    recurs: bool = False
 
 
 class Judge(Protocol):
-    """Decides, from the scores so far, whether learning still pays. Pure: no clock, no I/O."""
+    """Decides, from the scores so far, whether learning still pays. Pure: no clock, no I/O.
+
+    A judge that is to go on after a restart of the process inherits ``Stateful`` too.
+    """
 
     def update(self, metrics: EvalMetrics) -> Verdict:
-        """Take the next score, in order."""
+        """Take the next score, in order. Scores of windows in which something was tried never come here."""
         ...
 
     def restart(self) -> None:
         """Forget every score: what they measured has changed."""
+        ...
+
+    def reinstate(self) -> None:
+        """After a degradation, the policy from before it is back, and with it what its scores were."""
         ...
 
 

@@ -20,31 +20,24 @@ from optix_stream.contracts import (
     BaseOptimizer,
     BasePipeline,
     Judge,
-    Outcome,
     Policy,
-    Verdict,
     WindowSource,
 )
+from optix_stream.decisions import Decisions
 from optix_stream.errors import (
     AlreadyRunningError,
-    CheckpointError,
     ConfigurationError,
     LearnerLostError,
     LearningFailedError,
 )
 from optix_stream.evaluators import checked_score
 from optix_stream.events import (
-    Degraded,
     HyperparamsChanged,
-    Improved,
     LearningFailed,
     LoopStarted,
     LoopStopped,
-    PlateauReached,
-    RolledBack,
     StateChanged,
     WatchdogStarted,
-    WentDormant,
     WindowAssembled,
     WindowLearned,
     WindowScored,
@@ -54,7 +47,7 @@ from optix_stream.learner import Learner, LearnerPlacement, make_learner
 from optix_stream.recipes import AgentRecipe
 from optix_stream.run_state import Progress
 from optix_stream.scheduler import BackoffScheduler
-from optix_stream.types import EpisodeData, EvalMetrics, LoopState, PolicySnapshot, RunReport, Statistics
+from optix_stream.types import EpisodeData, LoopState, PolicySnapshot, RunReport, Statistics
 
 logger = logging.getLogger(__name__)
 
@@ -121,7 +114,6 @@ class LoopController:
         self._pipeline = pipeline
         self._registry = checkpoint_registry
         self._scheduler = backoff_scheduler
-        self._rollback_on_degradation = rollback_on_degradation
         self._max_episodes = max_episodes
         self._max_learning_failures = max_learning_failures
         self._clock: Clock = clock if clock is not None else SystemClock()
@@ -139,6 +131,16 @@ class LoopController:
             checkpoint_registry, self._learner, self._bus, self._clock, every=checkpoint_every, resume=resume
         )
         self._progress = Progress()
+        self._decisions = Decisions(
+            judge=self._judge,
+            scheduler=backoff_scheduler,
+            optimizer=optimizer,
+            progress=self._progress,
+            checkpoints=self._checkpoints,
+            events=self._bus,
+            clock=self._clock,
+            rolls_back=rollback_on_degradation,
+        )
         self._is_running = False
         self._stop_requested = False
         self._waiting: anyio.CancelScope | None = None
@@ -247,6 +249,7 @@ class LoopController:
                     if self.state is LoopState.DORMANT:
                         self._enter_watchdog(window)
                     await checkpoints.after_window(window.episode_id)
+            await self._decisions.at_end()
             await checkpoints.at_end(progress.windows - 1)
             return reason
 
@@ -263,6 +266,7 @@ class LoopController:
             "progress": self._progress,
             "judge": self._judge,
             "scheduler": self._scheduler,
+            "decisions": self._decisions,
             "tuner": self._optimizer,
             "evaluator": self._evaluator,
             "pipeline": self._pipeline,
@@ -270,8 +274,7 @@ class LoopController:
 
     def _begin_anew(self) -> None:
         """Nothing of an earlier run is compared with: its best is that of other weights."""
-        self._judge.restart()
-        self._scheduler.record_restart()
+        self._decisions.restart()
         self._progress.restart()
 
     def _open_pipeline(self) -> AbstractAsyncContextManager[WindowSource]:
@@ -309,7 +312,7 @@ class LoopController:
         if metrics is not None:
             self._progress.history.append(metrics)
             if not is_probe:
-                verdict = self._judge_score(metrics)
+                verdict = self._decisions.judge(metrics)
         self._bus.emit(
             WindowScored(
                 window=window.episode_id,
@@ -321,7 +324,7 @@ class LoopController:
             )
         )
         if verdict is not None and metrics is not None:
-            await self._act_on(verdict, metrics, old_state)
+            await self._decisions.act_on(verdict, metrics, old_state)
         if metrics is not None:
             await self._tune(window.episode_id)
 
@@ -361,53 +364,6 @@ class LoopController:
             )
         )
         return diagnostics
-
-    def _judge_score(self, metrics: EvalMetrics) -> Verdict:
-        if self._progress.basis is not None and metrics.basis != self._progress.basis:
-            self._judge.restart()
-            self._scheduler.record_restart()
-        self._progress.basis = metrics.basis
-        verdict = self._judge.update(metrics)
-        self._scheduler.record(verdict, metrics.primary_score)
-        return verdict
-
-    async def _act_on(self, verdict: Verdict, metrics: EvalMetrics, old_state: LoopState) -> None:
-        window, state = metrics.episode_id, self.state
-        if state is not old_state:
-            self._bus.emit(StateChanged(window=window, old=old_state, new=state, time=self._clock.now()))
-        match verdict.outcome:
-            case Outcome.BASELINE:
-                await self._checkpoints.save_policy(metrics, verdict.evidence)
-            case Outcome.IMPROVED:
-                snapshot = await self._checkpoints.save_policy(metrics, verdict.evidence)
-                self._optimizer.on_improvement(metrics)
-                if snapshot is not None:
-                    self._bus.emit(
-                        Improved(window=window, snapshot=snapshot, evidence=verdict.evidence, time=self._clock.now())
-                    )
-            case Outcome.DEGRADED:
-                self._bus.emit(
-                    Degraded(window=window, metrics=metrics, evidence=verdict.evidence, time=self._clock.now())
-                )
-                if self._rollback_on_degradation:
-                    await self._roll_back(window)
-            case _ if state is LoopState.DORMANT:
-                self._optimizer.on_plateau(tuple(self._progress.history))
-                self._bus.emit(WentDormant(window=window, evidence=verdict.evidence, time=self._clock.now()))
-            case _ if state is LoopState.COOLING and old_state is not state:
-                self._optimizer.on_plateau(tuple(self._progress.history))
-                self._bus.emit(
-                    PlateauReached(window=window, state=state, evidence=verdict.evidence, time=self._clock.now())
-                )
-
-    async def _roll_back(self, window: int) -> None:
-        try:
-            snapshot = await self._checkpoints.load_best(window)
-        except CheckpointError as error:
-            self._checkpoints.tell_failure(window, error)
-            return
-        if snapshot is not None:
-            self._bus.emit(RolledBack(window=window, snapshot=snapshot, time=self._clock.now()))
 
     async def _tune(self, window: int) -> None:
         tuner = self._optimizer

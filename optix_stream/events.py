@@ -9,7 +9,7 @@ producers push *into* the stream: they travel in order with the transitions arou
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import msgspec
 
@@ -17,6 +17,10 @@ from optix_stream.types import EvalMetrics, LoopState, PolicySnapshot, RunReport
 
 _NOT_COMPARED = frozenset({"time", "retry_sec", "age_sec", "report"})
 """What measures time, or holds what does."""
+
+
+Cause: TypeAlias = Literal["policy", "environment"]
+"""Why a score fell."""
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, eq=False):
@@ -55,11 +59,16 @@ class LoopStopped(Event, frozen=True, kw_only=True, eq=False):
 
 
 class StateChanged(Event, frozen=True, kw_only=True, eq=False):
-    """The loop went from one of its four states to another."""
+    """The loop went from one of its four states to another.
+
+    Attributes:
+        evidence: why, in words.
+    """
 
     window: int
     old: LoopState
     new: LoopState
+    evidence: str = ""
 
 
 class WindowAssembled(Event, frozen=True, kw_only=True, eq=False):
@@ -124,11 +133,17 @@ class WatchdogStarted(Event, frozen=True, kw_only=True, eq=False):
 
 
 class Degraded(Event, frozen=True, kw_only=True, eq=False):
-    """The score fell below what the best policy earned."""
+    """The score fell below what the best policy earned.
+
+    Attributes:
+        cause: ``"policy"``: learning has done damage; ``"environment"``: the world has changed, the best policy fell
+            too, nothing is rolled back and scores are compared with new ones from here on; None: not known.
+    """
 
     window: int
     metrics: EvalMetrics
     evidence: str
+    cause: Cause | None = None
 
 
 class RolledBack(Event, frozen=True, kw_only=True, eq=False):

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
-from optix_stream.contracts import Outcome, Verdict
-from optix_stream.errors import ConfigurationError
+from optix_stream.contracts import Outcome, Stateful, Verdict
+from optix_stream.errors import CheckpointError, ConfigurationError
 from optix_stream.types import LoopState
 
 
-class BackoffScheduler:
+class BackoffScheduler(Stateful):
     """Decides when to tune, and which state the loop is in.
 
     Every window is scored; what backs off is tuning and checkpoint I/O. Each window without
@@ -86,6 +88,10 @@ class BackoffScheduler:
                 self.record_degradation()
             case Outcome.UNCHANGED:
                 self.record_non_improvement()
+            case Outcome.ACTIVE:
+                # A loop that is trained wakes on an improvement or a degradation, not on a doubt.
+                if self._state is LoopState.COOLING:
+                    self._reactivate()
             case Outcome.COOLING:
                 self._back_off()
                 self._settle(LoopState.COOLING)
@@ -128,6 +134,26 @@ class BackoffScheduler:
     def should_adapt(self, episode_count: int) -> bool:
         """Whether this window, counted from 0, is one for tuning: every ``current_interval``-th is."""
         return episode_count % self._interval == 0
+
+    # --- state
+
+    def state_dict(self) -> Mapping[str, Any]:
+        return {
+            "state": self._state.value,
+            "interval": self._interval,
+            "non_improvements": self._non_improvements,
+            "best_score": self._best_score,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        try:
+            loop_state, interval = LoopState(state["state"]), int(state["interval"])
+            non_improvements = int(state["non_improvements"])
+            best_score = None if state["best_score"] is None else float(state["best_score"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"expected the state of a BackoffScheduler, got {error!r}") from error
+        self._state, self._interval = loop_state, interval
+        self._non_improvements, self._best_score = non_improvements, best_score
 
     def _back_off(self) -> None:
         self._non_improvements += 1

@@ -14,7 +14,7 @@ from optix_stream.types import LoopState
 
 
 def record(scheduler: BackoffScheduler, outcome: Outcome, score: float = 0.0) -> LoopState:
-    scheduler.record(Verdict(outcome, "test"), score)
+    scheduler.record(Verdict(outcome=outcome, evidence="test"), score)
     return scheduler.current_state
 
 
@@ -51,6 +51,9 @@ def test_states_follow_the_windows_without_improvement(outcomes: list[Outcome], 
     for outcome in outcomes:
         if outcome in (Outcome.BASELINE, Outcome.IMPROVED, Outcome.DEGRADED):
             count, expected = 0, LoopState.ACTIVE
+        elif outcome is Outcome.ACTIVE:
+            if expected is LoopState.COOLING:
+                count, expected = 0, LoopState.ACTIVE
         else:
             count += 1
             if outcome is Outcome.COOLING:

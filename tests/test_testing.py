@@ -337,11 +337,14 @@ class Counting:
 
     def update(self, metrics: EvalMetrics) -> Verdict:
         self.count += 1
-        return Verdict(Outcome.UNCHANGED, self.evidence, {"count": self.count})
+        return Verdict(outcome=Outcome.UNCHANGED, evidence=self.evidence, facts={"count": self.count})
 
     def restart(self) -> None:
         if self.forgets:
             self.count = 0
+
+    def reinstate(self) -> None:
+        pass
 
 
 def test_a_judge_that_breaks_a_promise_is_caught() -> None:

@@ -165,9 +165,15 @@ class CheckpointRegistry:
     # -- saving ---------------------------------------------------------------------------------
 
     def save(
-        self, agent: BaseAgent, eval_metrics: EvalMetrics, hyperparams: HyperparamSet, *, evidence: str = ""
+        self,
+        agent: BaseAgent,
+        eval_metrics: EvalMetrics,
+        hyperparams: HyperparamSet,
+        *,
+        evidence: str = "",
+        is_best: bool | None = None,
     ) -> PolicySnapshot:
-        """Save a policy, make it the latest, and the best if its score beats this run's best.
+        """Save a policy, make it the latest, and perhaps this run's best.
 
         Outside of a run, the directory is taken for the length of this call.
 
@@ -176,6 +182,7 @@ class CheckpointRegistry:
             eval_metrics: their score.
             hyperparams: in force.
             evidence: why the score counts, in words.
+            is_best: whether it is the best of its run; None: if its score is no lower than that of the best so far.
 
         Raises:
             CheckpointError: it could not be written; the snapshots before are untouched.
@@ -185,16 +192,17 @@ class CheckpointRegistry:
         if not self._lock.is_held:
             self._take()
             try:
-                return self.save(agent, eval_metrics, hyperparams, evidence=evidence)
+                return self.save(agent, eval_metrics, hyperparams, evidence=evidence, is_best=is_best)
             finally:
                 self.end_run()
         score = SavedScore(eval_metrics.primary_score, eval_metrics.basis, dict(eval_metrics.metrics), evidence)
         best = self.best
-        is_best = (
-            best is None
-            or best.eval_metrics.basis != eval_metrics.basis
-            or eval_metrics.primary_score >= best.eval_metrics.primary_score
-        )
+        if is_best is None:
+            is_best = (
+                best is None
+                or best.eval_metrics.basis != eval_metrics.basis
+                or eval_metrics.primary_score >= best.eval_metrics.primary_score
+            )
         staged = self._stage(agent, hyperparams, eval_metrics.episode_id, score=score, is_best=is_best)
         self._commit(staged)
         return policy_of(staged.manifest)

@@ -1,16 +1,19 @@
-"""Improvement and degradation: what a score means for the run."""
+"""Fixed margins around the best score so far: the original system's rule."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
-from optix_stream.contracts import Outcome, Verdict
-from optix_stream.errors import ConfigurationError
+import msgspec
+
+from optix_stream.contracts import Judge, Outcome, Stateful, Verdict
+from optix_stream.errors import CheckpointError, ConfigurationError
 from optix_stream.types import EvalMetrics
 
 
-class ThresholdJudge:
+class ThresholdJudge(Judge, Stateful):
     """Compares scores with the best so far by fixed margins, as the original system did.
 
     Improved: above the best by more than ``improvement_margin``. Degraded: below
@@ -59,9 +62,15 @@ class ThresholdJudge:
         if self._best is None or (is_full and not self._has_baseline):
             self._best = candidate
             self._has_baseline = is_full
-            return Verdict(Outcome.BASELINE, f"baseline {score:.6g} over {len(self._recent)} windows", {"score": score})
+            return Verdict(
+                outcome=Outcome.BASELINE,
+                evidence=f"baseline {score:.6g} over {len(self._recent)} windows",
+                facts={"score": score},
+                promote=True,
+            )
         if not is_full:
-            return Verdict(Outcome.UNCHANGED, f"{len(self._recent)} of {self._recent.maxlen} scores seen")
+            seen = f"{len(self._recent)} of {self._recent.maxlen} scores seen"
+            return Verdict(outcome=Outcome.UNCHANGED, evidence=seen)
         best = self._best.primary_score
         floor = best - abs(best) * (1.0 - self._threshold)
         facts = {"score": score, "best": best, "floor": floor, "margin": self._margin}
@@ -70,15 +79,38 @@ class ThresholdJudge:
         ):
             self._best = candidate
             by = f" by more than {self._margin:g}" if self._margin else ""
-            return Verdict(Outcome.IMPROVED, f"score {score:.6g} beats {best:.6g}{by}", facts)
+            evidence = f"score {score:.6g} beats {best:.6g}{by}"
+            return Verdict(outcome=Outcome.IMPROVED, evidence=evidence, facts=facts, promote=True)
         if score < floor:
             self._recent.clear()
-            return Verdict(
-                Outcome.DEGRADED, f"score {score:.6g} is below {floor:.6g}, the best being {best:.6g}", facts
-            )
-        return Verdict(Outcome.UNCHANGED, f"score {score:.6g} is no better than {best:.6g}", facts)
+            evidence = f"score {score:.6g} is below {floor:.6g}, the best being {best:.6g}"
+            return Verdict(outcome=Outcome.DEGRADED, evidence=evidence, facts=facts)
+        evidence = f"score {score:.6g} is no better than {best:.6g}"
+        return Verdict(outcome=Outcome.UNCHANGED, evidence=evidence, facts=facts)
+
+    def reinstate(self) -> None:
+        """Nothing to do: the best score is still the one to beat."""
 
     def restart(self) -> None:
         self._recent.clear()
         self._best = None
         self._has_baseline = False
+
+    # --- state
+
+    def state_dict(self) -> Mapping[str, Any]:
+        return {
+            "recent": list(self._recent),
+            "best": None if self._best is None else msgspec.to_builtins(self._best),
+            "has_baseline": self._has_baseline,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        try:
+            recent = [float(score) for score in state["recent"]]
+            best = msgspec.convert(state["best"], EvalMetrics | None)
+            has_baseline = bool(state["has_baseline"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"expected the state of a ThresholdJudge, got {error!r}") from error
+        self._recent = deque(recent, maxlen=self._recent.maxlen)
+        self._best, self._has_baseline = best, has_baseline

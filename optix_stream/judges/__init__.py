@@ -1,0 +1,7 @@
+"""What scores mean for the run: improvement, plateau, degradation."""
+
+from optix_stream.judges.config import EvidenceConfig
+from optix_stream.judges.evidence import EvidenceJudge
+from optix_stream.judges.threshold import ThresholdJudge
+
+__all__ = ["EvidenceConfig", "EvidenceJudge", "ThresholdJudge"]

@@ -1,0 +1,121 @@
+"""Scores since the last change: what a new reference is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from optix_stream.errors import CheckpointError
+from optix_stream.judges.config import EvidenceConfig
+
+LONG_BATCH = 8
+"""Windows a batch where the noise has a long memory."""
+
+_GROWTH = 1.5
+
+
+class Segment:
+    """Collects scores that are believed to share one mean, and says when to estimate from them.
+
+    First at ``reference_windows``, then each time there are half as many again, up to ``longest_reference_windows``.
+    In batches, what is collected are means of ``LONG_BATCH`` scores.
+    """
+
+    def __init__(self, config: EvidenceConfig) -> None:
+        self._first = config.reference_windows
+        self._most = config.longest_reference_windows
+        self.restart()
+
+    def restart(self) -> None:
+        """Collect afresh."""
+        self.scores: list[float] = []
+        self.batch = 1
+        self._partial: list[float] = []
+        self._next = self._first
+        self._is_full = False
+
+    def resume(self, scores: list[float], batch: int) -> None:
+        """Go on collecting from where these had been."""
+        self.restart()
+        self.scores, self.batch = list(scores), batch
+        if scores:
+            self.plan()
+
+    @property
+    def windows(self) -> int:
+        """Scores collected."""
+        return len(self.scores) * self.batch
+
+    @property
+    def mean(self) -> float | None:
+        """Of the scores collected; None without any."""
+        return sum(self.scores) / len(self.scores) if self.scores else None
+
+    @property
+    def is_due(self) -> bool:
+        """Whether there are enough scores for the next estimate; once they are complete, only once."""
+        return not self._is_full and len(self.scores) >= self._next
+
+    @property
+    def can_batch(self) -> bool:
+        """Whether there are enough scores to describe the noise by batches of them."""
+        return self.batch == 1 and 2 * len(self.scores) >= LONG_BATCH * self._first
+
+    def add(self, score: float) -> None:
+        """Take the next score."""
+        if self._is_full:
+            return
+        if len(self.scores) >= self._most:
+            # The last estimate was put off because a change was suspected; it will not be made up for.
+            self._is_full = True
+            return
+        if self.batch == 1:
+            self.scores.append(score)
+            return
+        self._partial.append(score)
+        if len(self._partial) == self.batch:
+            self.scores.append(sum(self._partial) / self.batch)
+            self._partial = []
+
+    def plan(self) -> None:
+        """An estimate has been made: plan the next one."""
+        count = len(self.scores)
+        self._is_full = count >= self._most
+        self._next = min(int(_GROWTH * count) + 1, self._most)
+
+    def average(self) -> None:
+        """Go over to batches, those of the scores so far included."""
+        count = len(self.scores) // LONG_BATCH * LONG_BATCH
+        self._partial = self.scores[count:]
+        self.scores = [float(mean) for mean in np.reshape(self.scores[:count], (-1, LONG_BATCH)).mean(axis=1)]
+        self.batch = LONG_BATCH
+        self._next = len(self.scores)
+        self._is_full = False
+
+    # --- state
+
+    def state_dict(self) -> Mapping[str, Any]:
+        """As of ``Stateful``."""
+        return {
+            "scores": np.array(self.scores),
+            "batch": self.batch,
+            "partial": list(self._partial),
+            "next": self._next,
+            "is_full": self._is_full,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """As of ``Stateful``.
+
+        Raises:
+            CheckpointError: it is not the state of such a segment.
+        """
+        try:
+            scores = [float(score) for score in state["scores"]]
+            partial = [float(score) for score in state["partial"]]
+            batch, planned, is_full = int(state["batch"]), int(state["next"]), bool(state["is_full"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"expected the state of a Segment, got {error!r}") from error
+        self.scores, self._partial, self.batch, self._next, self._is_full = scores, partial, batch, planned, is_full
