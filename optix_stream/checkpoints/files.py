@@ -43,6 +43,7 @@ class FileHashes:
 
     def __init__(self) -> None:
         self._known: dict[tuple[int, int, int, int], str] = {}
+        self._used: dict[tuple[int, int, int, int], str] = {}
 
     def hash(self, path: Path) -> SavedFile:
         """Size and hash of a regular file, without its path."""
@@ -51,13 +52,12 @@ class FileHashes:
             key = _identity(status)
             digest = self._known.get(key) or hashlib.file_digest(file, "sha256").hexdigest()
             if status.st_nlink > 1:
-                self._known[key] = digest
+                self._used[key] = digest
             return SavedFile("", status.st_size, digest)
 
-    def keep_only(self, files: list[Path]) -> None:
-        """Forget all others."""
-        kept = {_identity(path.stat()) for path in files}
-        self._known = {key: value for key, value in self._known.items() if key in kept}
+    def forget_unused(self) -> None:
+        """Keep those that were asked for since this was last called."""
+        self._known, self._used = self._used, {}
 
 
 def _identity(status: os.stat_result) -> tuple[int, int, int, int]:

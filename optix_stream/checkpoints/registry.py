@@ -374,7 +374,7 @@ class CheckpointRegistry:
 
         manifest = self._try_to_save(folder, commit)
         self._catalogue = self._catalogue.with_one_more(manifest)
-        hashes.keep_only([folder / file.path for file in manifest.files])
+        hashes.forget_unused()
         self._remove(self._catalogue.surplus(self.max_snapshots, _RUN_CHECKPOINTS))
 
     def _try_to_save(self, folder: Path, function: Callable[[], T]) -> T:

@@ -85,7 +85,7 @@ def evaluate(directory: Path, episodes: int, seed: int | None, as_json: bool) ->
     registry = CheckpointRegistry(directory)
     best = registry.best
     if best is None:
-        raise CheckpointError(f"{directory} holds no snapshot")
+        raise next(iter(registry.damaged.values()), CheckpointError(f"{directory} holds no snapshot"))
     with contextlib.closing(make_env(record.env_id)) as env:
         agent = make_agent(
             record.agent,

@@ -16,6 +16,7 @@ from optix_stream.events import (
     Improved,
     LoopStarted,
     LoopStopped,
+    RunResumed,
     StateChanged,
     WindowLearned,
     WindowScored,
@@ -96,6 +97,8 @@ class RunHistory:
         match event:
             case LoopStarted(time=time):
                 self.started = time
+            case RunResumed(window=window):
+                self.windows = window + 1
             case LoopStopped(reason=reason):
                 self.stop_reason = reason
             case WindowLearned(transitions=transitions, diagnostics=diagnostics):

@@ -19,6 +19,7 @@ from optix_stream.events import (
     LearningFailed,
     PlateauReached,
     RolledBack,
+    RunResumed,
     SourceLost,
     SourceRegained,
     StateChanged,
@@ -82,6 +83,9 @@ def _text_of(event: Event) -> tuple[str | None, Tone]:
         case HyperparamsChanged(old=old, new=new):
             changed = [f"{k} {number(old.get(k))} → {number(v)}" for k, v in new.items() if old.get(k) != v]
             return f"tuned: {', '.join(changed)}", Tone.PLAIN
+        case RunResumed(window=window, checkpoint=checkpoint, fresh=fresh):
+            but = f"; {', '.join(fresh)} begin afresh" if fresh else ""
+            return f"goes on after window {window}, from {checkpoint}{but}", Tone.GOOD
         case CheckpointFailed(error=error):
             return f"checkpoint failed: {error}", Tone.BAD
         case LearningFailed(window=window, failures=failures, error=error):

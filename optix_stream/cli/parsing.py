@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import optix_stream
+from optix_stream.checkpointing import EVERY_MINUTE, CheckpointEvery
 from optix_stream.cli.loading import AGENTS
 from optix_stream.errors import ConfigurationError
 
@@ -48,8 +49,9 @@ def build_parser() -> argparse.ArgumentParser:
     _add_inspect(
         commands.add_parser(
             "inspect",
-            help="list the snapshots of a run",
-            description="List the snapshots in a checkpoint directory, and the settings of its latest run.",
+            help="list and verify the snapshots of a run",
+            description="List the snapshots in a checkpoint directory, verify the hash of each of their files, and "
+            "show the settings of the latest run. The exit status is 2 where something is damaged.",
         )
     )
     return parser
@@ -58,16 +60,14 @@ def build_parser() -> argparse.ArgumentParser:
 def _add_train(parser: argparse.ArgumentParser) -> None:
     agents = "; ".join(f"{name}: {source.summary}" for name, source in AGENTS.items())
     parser.add_argument("env_id", metavar="ENV_ID", help="a Gymnasium environment, such as CartPole-v1")
-    parser.add_argument("--agent", choices=tuple(AGENTS), default="ppo", help=f"default: ppo ({agents})")
+    parser.add_argument("--agent", choices=tuple(AGENTS), help=f"default: ppo ({agents})")
     parser.add_argument(
         "--learner",
         choices=("thread", "process"),
         default="thread",
         help="where it learns; default: thread. A process may die, and is started again",
     )
-    parser.add_argument(
-        "--seed", type=_natural, default=0, metavar="N", help="default: 0; the same seed gives the same run"
-    )
+    parser.add_argument("--seed", type=_natural, metavar="N", help="default: 0; the same seed gives the same run")
     parser.add_argument(
         "--max-steps",
         type=_positive,
@@ -85,6 +85,18 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--checkpoint-dir", type=Path, metavar="DIR", help="where snapshots go; default: ./checkpoints/ENV_ID"
+    )
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on from the last checkpoint in that directory, by the settings of its run; begin where there is none",
+    )
+    parser.add_argument(
+        "--checkpoint-every",
+        type=_occasions,
+        default=EVERY_MINUTE,
+        metavar="N|SECs",
+        help="save the state of the run after so many windows, or seconds such as 30s; default: 60s",
     )
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the run as a picture")
     parser.add_argument("--json", action="store_true", help="report as one line of JSON")
@@ -127,6 +139,16 @@ def _positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"expected at least 1, got {text}")
     return value
+
+
+def _occasions(text: str) -> CheckpointEvery:
+    """So many windows, or seconds."""
+    if not text.endswith("s"):
+        return CheckpointEvery(windows=_positive(text))
+    try:
+        return CheckpointEvery(sec=float(text[:-1]))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected windows such as 10, or seconds such as 30s, got {text}") from None
 
 
 def _integer(text: str) -> int:

@@ -54,6 +54,11 @@ def write_record(directory: Path, record: RunRecord) -> None:
         raise CheckpointError(f"cannot write {path}: {error}") from error
 
 
+def has_record(directory: Path) -> bool:
+    """Whether there is one."""
+    return (directory / _NAME).exists()
+
+
 def read_record(directory: Path) -> RunRecord:
     """The record of a checkpoint directory.
 

@@ -17,7 +17,7 @@ from optix_stream.cli.evaluation import Examiner
 from optix_stream.cli.history import RunHistory
 from optix_stream.cli.progress import Display
 from optix_stream.cli.record import RunRecord, write_record
-from optix_stream.events import CheckpointSaved
+from optix_stream.events import CheckpointSaved, RunSaved
 from optix_stream.rl_optimizer import RLOptimizer
 from optix_stream.types import RunReport
 
@@ -99,7 +99,7 @@ async def _follow(events: Subscription, session: Session) -> None:
     async for event in events:
         note = session.history.apply(event)
         session.display.show(event, note)
-        if isinstance(event, CheckpointSaved) and not has_record:
+        if isinstance(event, CheckpointSaved | RunSaved) and not has_record:
             # Not before: until then, the directory's best snapshot is that of an earlier run.
             await anyio.to_thread.run_sync(write_record, session.checkpoint_dir, session.record)
             has_record = True

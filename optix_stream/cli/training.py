@@ -7,14 +7,15 @@ import contextlib
 import dataclasses
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import anyio
 import anyio.to_thread
 
+from optix_stream.checkpointing import CheckpointEvery
 from optix_stream.cli import reports
 from optix_stream.cli.evaluation import SEED_OFFSET, Evaluation, Examiner
 from optix_stream.cli.formatting import counted
@@ -27,7 +28,7 @@ from optix_stream.cli.loading import (
     make_envs,
 )
 from optix_stream.cli.progress import Display, PlainLog, Silence
-from optix_stream.cli.record import RunRecord
+from optix_stream.cli.record import RunRecord, has_record, read_record
 from optix_stream.cli.session import Session, run_session
 from optix_stream.clock import SystemClock
 from optix_stream.contracts import BaseAgent
@@ -51,6 +52,8 @@ class TrainSettings:
         preset: how to train.
         max_steps: environment steps; None: until DORMANT.
         checkpoint_dir: where snapshots go.
+        resume: go on from the last checkpoint there.
+        checkpoint_every: how often the state of the run is saved.
         plot: where the picture goes; None: none is drawn.
         as_json: report as one line of JSON.
         is_quiet: show no progress.
@@ -64,6 +67,8 @@ class TrainSettings:
     preset: Preset
     max_steps: int | None
     checkpoint_dir: Path
+    resume: bool
+    checkpoint_every: CheckpointEvery
     plot: Path | None
     as_json: bool
     is_quiet: bool
@@ -76,29 +81,56 @@ class TrainSettings:
 
 
 def settings_of(arguments: argparse.Namespace) -> TrainSettings:
-    """The preset of this environment and agent, with what the command line says instead."""
+    """The preset of this environment and agent, with what the command line says instead; or those of the run that is
+    to go on.
+
+    Raises:
+        ConfigurationError: the run that is to go on is another one.
+        CheckpointError: its record is damaged.
+    """
+    # A name such as "package:Env-v0" or "ALE/Pong-v5" is no good as one directory's.
+    directory = arguments.checkpoint_dir or Path("checkpoints", arguments.env_id.replace(":", "-"))
+    agent = arguments.agent if arguments.agent is not None else "ppo"
+    seed = arguments.seed if arguments.seed is not None else 0
+    max_steps = arguments.max_steps
     named = {"num_envs": arguments.num_envs, "window_size": arguments.window_size}
-    preset = dataclasses.replace(
-        preset_for(arguments.env_id, arguments.agent),
-        **{name: value for name, value in named.items() if value is not None},
-    )
-    directory = arguments.checkpoint_dir
+    record = read_record(directory) if arguments.resume and has_record(directory) else None
+    if record is not None:
+        preset = _recorded_preset(record)
+        _check_same({"env_id": arguments.env_id, "agent": arguments.agent, "seed": arguments.seed, **named}, record)
+        agent, seed = record.agent, record.seed
+        max_steps = max_steps if max_steps is not None else record.settings.get("max_steps")
+    else:
+        given = {name: value for name, value in named.items() if value is not None}
+        preset = dataclasses.replace(preset_for(arguments.env_id, agent), **given)
     return TrainSettings(
         env_id=arguments.env_id,
-        agent=arguments.agent,
+        agent=agent,
         learner=arguments.learner,
-        seed=arguments.seed,
+        seed=seed,
         preset=preset,
-        max_steps=arguments.max_steps,
-        # A name such as "package:Env-v0" or "ALE/Pong-v5" is no good as one directory's.
-        checkpoint_dir=(
-            directory if directory is not None else Path("checkpoints", arguments.env_id.replace(":", "-"))
-        ),
+        max_steps=max_steps,
+        checkpoint_dir=directory,
+        resume=arguments.resume,
+        checkpoint_every=arguments.checkpoint_every,
         plot=arguments.plot,
         as_json=arguments.json,
         is_quiet=arguments.quiet,
         is_debug=arguments.debug,
     )
+
+
+def _recorded_preset(record: RunRecord) -> Preset:
+    known = [field.name for field in dataclasses.fields(Preset)]
+    return Preset(**{name: record.settings[name] for name in known if name in record.settings})
+
+
+def _check_same(named: Mapping[str, Any], record: RunRecord) -> None:
+    recorded = {**record.settings, "env_id": record.env_id, "agent": record.agent, "seed": record.seed}
+    for name, value in named.items():
+        if value is not None and value != recorded.get(name):
+            what = name if name == "env_id" else f"--{name.replace('_', '-')}"
+            raise ConfigurationError(f"{what}: expected {recorded.get(name)} as in the run to resume, got {value}")
 
 
 def train(settings: TrainSettings) -> None:
@@ -152,6 +184,8 @@ def _make_session(settings: TrainSettings, history: RunHistory) -> Iterator[Sess
             dormant_threshold=preset.dormant_threshold,
             judge=ThresholdJudge(smoothing=preset.smoothing, degradation_threshold=preset.degradation_threshold),
             learner=settings.learner,
+            resume=settings.resume,
+            checkpoint_every=settings.checkpoint_every,
         )
         yield Session(
             optimizer=optimizer,

@@ -23,13 +23,12 @@ Env: TypeAlias = gym.Env[Any, Any] | VectorEnv[Any, Any, Any]
 
 
 class StatefulEnvironment(Stateful):
-    """An environment that can be put back where it was.
+    """An environment that can be put back where it was."""
 
-    Attributes:
-        env: what to step in its place.
-    """
-
-    env: Env
+    @property
+    @abstractmethod
+    def env(self) -> Env:
+        """What to step in its place."""
 
     @abstractmethod
     def observe(self) -> Tree | None:
@@ -43,7 +42,11 @@ class SingleEnvironment(StatefulEnvironment):
     """One environment, by its present episode."""
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
-        self._recorder = self.env = EpisodeRecorder(env)
+        self._recorder = EpisodeRecorder(env)
+
+    @property
+    def env(self) -> Env:
+        return self._recorder
 
     def state_dict(self) -> Mapping[str, Any]:
         return self._recorder.state_dict()
@@ -59,10 +62,14 @@ class SequentialEnvironments(StatefulEnvironment):
     """Environments that are stepped one after the other, each by its present episode."""
 
     def __init__(self, env: VectorEnv[Any, Any, Any], base: SyncVectorEnv) -> None:
-        self.env: VectorEnv[Any, Any, Any] = env
+        self._env = env
         self._base = base
         self._recorders = [EpisodeRecorder(each) for each in base.envs]
         base.envs[:] = self._recorders
+
+    @property
+    def env(self) -> Env:
+        return self._env
 
     def close(self) -> None:
         self._base.envs[:] = [recorder.env for recorder in self._recorders]
@@ -79,8 +86,8 @@ class SequentialEnvironments(StatefulEnvironment):
         for recorder in self._recorders:
             recorder.repeat(True)
         try:
-            self.env.reset()
-            return as_tree(self.env.step(self.env.action_space.sample())[0])
+            self._env.reset()
+            return as_tree(self._env.step(self._env.action_space.sample())[0])
         finally:
             for recorder in self._recorders:
                 recorder.repeat(False)
@@ -90,23 +97,27 @@ class ArrayEnvironments(StatefulEnvironment):
     """A vector environment that steps all at once: its state is its attributes, which are arrays and numbers."""
 
     def __init__(self, env: VectorEnv[Any, Any, Any]) -> None:
-        self.env: VectorEnv[Any, Any, Any] = env
+        self._env = env
         self._layers: list[VectorEnv[Any, Any, Any]] = [env]
         while isinstance(layer := self._layers[-1], VectorWrapper):
             self._layers.append(layer.env)
 
+    @property
+    def env(self) -> Env:
+        return self._env
+
     def state_dict(self) -> Mapping[str, Any]:
         return {
             "layers": [pack(_attributes(layer)) for layer in self._layers],
-            "generator": self.env.unwrapped.np_random.bit_generator.state,
+            "generator": self._env.unwrapped.np_random.bit_generator.state,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.env.reset()
+        self._env.reset()
         for layer, saved in zip(self._layers, state["layers"], strict=True):
             for name, value in decode(unpack(saved)).items():
                 setattr(layer, name, value)
-        self.env.unwrapped.np_random.bit_generator.state = state["generator"]
+        self._env.unwrapped.np_random.bit_generator.state = state["generator"]
 
     def observe(self) -> Tree | None:
         return None
@@ -116,8 +127,12 @@ class OpaqueEnvironment(StatefulEnvironment):
     """One whose state cannot be had, such as environments in processes of their own."""
 
     def __init__(self, env: Env, reason: str) -> None:
-        self.env = env
+        self._env = env
         self._reason = reason
+
+    @property
+    def env(self) -> Env:
+        return self._env
 
     def state_dict(self) -> Mapping[str, Any]:
         raise CheckpointError(self._reason)
