@@ -93,6 +93,15 @@ _NAMED: Mapping[tuple[str, str], Preset] = {
             "learning_starts": 300, "tau": 0.01,
         },
     ),
+    # Single pushes lead nowhere: noise goes on for some 50 steps, and a policy for several times as many.
+    ("MountainCarContinuous-v0", "sac"): Preset(
+        num_envs=1,
+        window_size=1024,
+        agent={
+            "hidden": (64, 64), "increment": 256, "learning_starts": 1000, "gamma": 0.999, "tau": 0.01,
+            "noise_correlation": 0.98, "scale_observations": True,
+        },
+    ),
     ("Acrobot-v1", "ppo"): Preset(
         num_envs=16,
         window_size=4096,

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.to_thread
 import keras
 import numpy as np
 import pytest
 from gymnasium import spaces
-from optix_stream_adapters.tensorflow import PPOAgent, TFAgent
+from optix_stream_adapters.tensorflow import DQNAgent, PPOAgent, SACAgent, TD3Agent, TFAgent
+from optix_stream_adapters.tensorflow.keras_agent import KerasAgent
 from safetensors.numpy import load_file
 
 from optix_stream.clock import SystemClock
@@ -30,6 +32,10 @@ TORQUE = spaces.Box(-2.0, 2.0, (1,))
 SETTINGS: dict[str, Any] = {
     "hidden": (16,), "seed": 3, "epochs": 2, "minibatch_size": 16,
     "normalize_observations": True, "normalize_rewards": True, "learning_rate": 1e-3,
+}  # fmt: skip
+
+REPLAYING: dict[str, Any] = {
+    "hidden": (16,), "seed": 3, "batch_size": 16, "increment": 16, "learning_starts": 40, "noise_correlation": 0.5,
 }  # fmt: skip
 
 
@@ -56,9 +62,11 @@ def acted(learner: Learner, number: int, length: int = 48) -> EpisodeData:
 
 
 @pytest.mark.anyio
-async def test_ppo_in_a_process_is_ppo_in_a_thread_also_when_the_process_is_killed(tmp_path: Path) -> None:
-    agent = PPOAgent.for_spaces(BOX, TORQUE, **SETTINGS)
-    twin = PPOAgent.for_spaces(BOX, TORQUE, **SETTINGS)
+@pytest.mark.parametrize(("kind", "settings"), [(PPOAgent, SETTINGS), (SACAgent, REPLAYING)], ids=["ppo", "sac"])
+async def test_an_agent_in_a_process_is_that_in_a_thread_also_when_the_process_is_killed(
+    kind: type[KerasAgent], settings: dict[str, Any], tmp_path: Path
+) -> None:
+    agent, twin = (kind.for_spaces(BOX, TORQUE, **settings) for _ in range(2))  # type: ignore[attr-defined]
     assert agent.recipe is not None
     process, thread = ProcessLearner(agent.recipe, SystemClock(), None, agent), ThreadLearner(twin)
     events = RecordingEvents()
@@ -74,16 +82,30 @@ async def test_ppo_in_a_process_is_ppo_in_a_thread_also_when_the_process_is_kill
                     os.kill(process._child.pid, signal.SIGKILL)
     assert len(events.of(LearnerLost)) == len(events.of(LearnerRestarted)) == 1
     for name, each in (("process", agent), ("thread", twin)):
-        each.save_weights(str(tmp_path / name))
+        await anyio.to_thread.run_sync(each.save_weights, str(tmp_path / name))
     tensors = [load_file(tmp_path / name / "tensors.safetensors") for name in ("process", "thread")]
     assert same_tree(*tensors)
-    assert float(np.abs(tensors[0]["observations/mean"]).sum()) > 0.0
+    if kind is SACAgent:
+        replay = "replay/arrays.safetensors"
+        assert same_tree(*(load_file(tmp_path / name / replay) for name in ("process", "thread")))
+    assert all(name.endswith("bias") or np.abs(tensor).sum() > 0.0 for name, tensor in tensors[0].items())
 
 
-@pytest.mark.parametrize("action_space", [spaces.Discrete(3, start=1), TORQUE], ids=str)
+@pytest.mark.parametrize(
+    ("kind", "action_space"),
+    [
+        (PPOAgent, spaces.Discrete(3, start=1)),
+        (PPOAgent, TORQUE),
+        (DQNAgent, spaces.Discrete(3, start=1)),
+        (SACAgent, TORQUE),
+        (TD3Agent, TORQUE),
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("is_exploring", [True, False])
-def test_a_policy_acts_elsewhere_as_here(action_space: Any, is_exploring: bool) -> None:
-    agent, twin = (PPOAgent.for_spaces(BOX, action_space, **SETTINGS) for _ in range(2))
+def test_a_policy_acts_elsewhere_as_here(kind: type[KerasAgent], action_space: Any, is_exploring: bool) -> None:
+    settings = SETTINGS if kind is PPOAgent else {"hidden": (16,), "seed": 3, "learning_starts": 1000}
+    agent, twin = (kind.for_spaces(BOX, action_space, **settings) for _ in range(2))  # type: ignore[attr-defined]
     for each in (agent, twin):
         learner = ThreadLearner(each)
         each.learn(acted(learner, 0))
