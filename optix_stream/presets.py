@@ -49,10 +49,14 @@ _GENERAL: Mapping[str, Preset] = {
 
 _PPO_LUNAR_LANDER = Preset(
     num_envs=16,
-    window_size=4096,
+    window_size=2048,
+    smoothing=20,
+    plateau_threshold=20,
+    dormant_threshold=60,
     agent={
-        "epochs": 6, "minibatch_size": 128, "gamma": 0.999, "gae_lambda": 0.98, "learning_rate": 7e-4,
-        "entropy_coef": 0.01, "normalize_observations": True, "normalize_rewards": True,
+        "hidden": (128, 128), "epochs": 10, "minibatch_size": 128, "gamma": 0.999, "gae_lambda": 0.98,
+        "learning_rate": 7e-4, "schedule_steps": 300_000, "entropy_coef": 0.01, "normalize_observations": True,
+        "normalize_rewards": True,
     },
 )  # fmt: skip
 
@@ -104,10 +108,13 @@ _NAMED: Mapping[tuple[str, str], Preset] = {
     ),
     ("Acrobot-v1", "ppo"): Preset(
         num_envs=16,
-        window_size=4096,
+        window_size=1024,
+        smoothing=20,
+        plateau_threshold=20,
+        dormant_threshold=60,
         agent={
-            "epochs": 4, "minibatch_size": 64, "gae_lambda": 0.94, "normalize_observations": True,
-            "normalize_rewards": True,
+            "hidden": (128, 128), "epochs": 10, "minibatch_size": 128, "gae_lambda": 0.94, "learning_rate": 1e-3,
+            "schedule_steps": 100_000, "normalize_observations": True, "normalize_rewards": True,
         },
     ),
     ("LunarLander-v3", "ppo"): _PPO_LUNAR_LANDER,

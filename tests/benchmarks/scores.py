@@ -17,7 +17,7 @@ import numpy as np
 from tasks import Task
 
 EVALUATION_SEED, TEST_SEED = 50_000, 90_000
-EVALUATION_EPISODES, MANY_EPISODES, TEST_EPISODES = 20, 100, 100
+EVALUATION_EPISODES, MANY_EPISODES, TEST_EPISODES = 20, 300, 100
 PEER = "stable-baselines3"
 
 Act: TypeAlias = Callable[[Any], Any]
