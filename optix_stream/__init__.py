@@ -52,6 +52,8 @@ from optix_stream.events import (
     GapDetected,
     HyperparamsChanged,
     Improved,
+    JournalFailed,
+    JournalRegained,
     LearnerLost,
     LearnerRestarted,
     LearningFailed,
@@ -76,6 +78,7 @@ from optix_stream.events import (
     WindowScored,
 )
 from optix_stream.feed_session import FeedAction, FeedOptions, FeedSession
+from optix_stream.journal import JournalOptions
 from optix_stream.judges import EvidenceConfig, EvidenceJudge, ThresholdJudge
 from optix_stream.optimizers import AskTellOptimizer, BackoffOptimizer, PBTOptimizer
 from optix_stream.pipeline import LivePipeline, StreamPipeline
@@ -146,6 +149,9 @@ __all__ = [
     "HyperparamsChanged",
     "Improved",
     "IncrementalLearner",
+    "JournalFailed",
+    "JournalOptions",
+    "JournalRegained",
     "Judge",
     "LearnerLost",
     "LearnerRestarted",

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from optix_stream.contracts import StreamItem
 from optix_stream.errors import TransitionMismatchError
 from optix_stream.trees import describe, map_tree
 from optix_stream.types import Array, StreamId, Transition, TransitionBatch, Tree
@@ -84,6 +85,15 @@ def batch_rows(batch: TransitionBatch, start: int, end: int) -> TransitionBatch:
         infos=None if batch.infos is None else batch.infos[rows],
         times=batch.times[rows],
     )
+
+
+def count_transitions(item: StreamItem) -> int:
+    """How many transitions an item of a stream is."""
+    if type(item) is Transition:
+        return 1
+    if type(item) is TransitionBatch:
+        return len(item)
+    return 0
 
 
 def count_by_stream(batch: TransitionBatch) -> dict[StreamId, int]:

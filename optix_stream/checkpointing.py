@@ -13,11 +13,13 @@ import anyio.abc
 import anyio.to_thread
 
 from optix_stream.checkpoints import CheckpointRegistry, RunCheckpoint
+from optix_stream.checkpoints.files import sync_directory
 from optix_stream.checkpoints.registry import StagedSnapshot
 from optix_stream.clock import Clock
 from optix_stream.contracts import BaseAgent, EventSink, Restful
 from optix_stream.errors import CheckpointError, ConfigurationError
 from optix_stream.events import CheckpointFailed, CheckpointSaved, RunResumed, RunSaved
+from optix_stream.journal import Journal
 from optix_stream.learner import Learner
 from optix_stream.run_state import gather, restore
 from optix_stream.types import EvalMetrics, PolicySnapshot
@@ -59,6 +61,7 @@ class Checkpointer:
         clock: stamps events and times ``every``.
         every: how often the run's state is saved.
         resume: whether to go on from the last checkpoint in the directory, if there is one.
+        journal: of what comes between two checkpoints, where one is kept.
 
     Attributes:
         has_resumed: whether there was one.
@@ -73,7 +76,9 @@ class Checkpointer:
         *,
         every: CheckpointEvery = EVERY_MINUTE,
         resume: bool = False,
+        journal: Journal | None = None,
     ) -> None:
+        self._journal = journal
         self._registry = registry
         self._learner = learner
         self._events = events
@@ -108,11 +113,14 @@ class Checkpointer:
                 await self._go_on()
             else:
                 await anyio.to_thread.run_sync(self._registry.begin_run)
+                await self._open_journal(keep=False)
             self._tell_reports(0)
             yield
         finally:
             with anyio.CancelScope(shield=True):
                 await self._settle()
+                if self._journal is not None:
+                    await self._journal.close()
                 await anyio.to_thread.run_sync(self._registry.end_run)
 
     # -- policies -------------------------------------------------------------------------------
@@ -179,6 +187,7 @@ class Checkpointer:
             self._has_new_best
             or (every.windows is not None and self._windows >= every.windows)
             or (every.sec is not None and self._clock.now() - self._saved_at >= every.sec)
+            or (self._journal is not None and self._journal.is_filling)
         )
 
     async def _stage(self, window: int) -> StagedSnapshot | None:
@@ -186,10 +195,13 @@ class Checkpointer:
         self._windows, self._saved_at, self._has_new_best = 0, self._clock.now(), False
         try:
             state = gather(self._parts)
-            return await self._learner.call(lambda agent: self._registry.stage_run(agent, window, state))
+            staged = await self._learner.call(lambda agent: self._registry.stage_run(agent, window, state))
         except CheckpointError as error:
             self.tell_failure(window, error)
             return None
+        if self._journal is not None:
+            self._journal.remember(staged.folder.name)
+        return staged
 
     async def _commit(
         self,
@@ -202,11 +214,12 @@ class Checkpointer:
         task_status.started()
         try:
             checkpoint = await anyio.to_thread.run_sync(self._registry.commit_run, staged)
-        except CheckpointError as error:
-            self.tell_failure(window, error)
-        else:
             self._events.emit(RunSaved(window=window, checkpoint=checkpoint.name, time=self._clock.now()))
             self._tell_reports(window)
+            if self._journal is not None:
+                await self._journal.trim(each.name for each in self._registry.run_checkpoints())
+        except CheckpointError as error:
+            self.tell_failure(window, error)
         finally:
             self._committed = None
             committed.set()
@@ -228,9 +241,20 @@ class Checkpointer:
             checkpoint, state = found[0]
             await self._learner.publish()
             fresh = restore(self._parts, state)
+            await self._open_journal(keep="journal" not in fresh)
+            if self._journal is not None:
+                self._journal.remember(checkpoint.name)
             self._events.emit(
                 RunResumed(window=checkpoint.window, checkpoint=checkpoint.name, fresh=fresh, time=self._clock.now())
             )
+        else:
+            # Nothing has been learned for good of what was accepted.
+            await self._open_journal(keep=True)
+
+    async def _open_journal(self, *, keep: bool) -> None:
+        if self._journal is not None:
+            await self._journal.open(keep=keep)
+            await anyio.to_thread.run_sync(sync_directory, self._registry.checkpoint_dir)
 
     def _tell_reports(self, window: int) -> None:
         for error in self._registry.take_reports():

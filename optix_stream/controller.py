@@ -42,14 +42,18 @@ from optix_stream.events import (
     WindowLearned,
     WindowScored,
 )
+from optix_stream.journal import Journal, JournalOptions
 from optix_stream.judges import ThresholdJudge
 from optix_stream.learner import Learner, LearnerPlacement, make_learner
+from optix_stream.pipeline import StreamPipeline
 from optix_stream.recipes import AgentRecipe
 from optix_stream.run_state import Progress
 from optix_stream.scheduler import BackoffScheduler
 from optix_stream.types import EpisodeData, LoopState, PolicySnapshot, RunReport, Statistics
 
 logger = logging.getLogger(__name__)
+
+_JOURNAL = "journal.sqlite"
 
 
 class LoopController:
@@ -75,10 +79,12 @@ class LoopController:
             its policy can act here without it, and every other agent a thread.
         resume: go on from the last checkpoint in the registry's directory, where there is one.
         checkpoint_every: how often the state of the run is saved, besides when it ends.
+        journal: keep what a live pipeline accepts between two checkpoints, beside these: after a kill, ``resume``
+            learns from it first. What a pipeline takes is accepted, and only then learned from, when it is on the disk.
 
     Raises:
-        ConfigurationError: a process for an agent without a recipe, a pipeline made for another agent, or a limit
-            below 1.
+        ConfigurationError: a process for an agent without a recipe, a pipeline made for another agent, a journal
+            for a pipeline that is not live, or a limit below 1.
     """
 
     def __init__(
@@ -100,6 +106,7 @@ class LoopController:
         learner: LearnerPlacement = None,
         resume: bool = False,
         checkpoint_every: CheckpointEvery = EVERY_MINUTE,
+        journal: bool | JournalOptions = False,
     ) -> None:
         if not isinstance(pipeline, BasePipeline):
             raise ConfigurationError(f"pipeline: expected one such as BatchPipeline(env), got {pipeline!r}")
@@ -127,8 +134,15 @@ class LoopController:
         self._learner: Learner = make_learner(
             agent, learner, is_live=pipeline.is_live, clock=self._clock, max_failures=max_learning_failures
         )
+        self._journal = _make_journal(journal, checkpoint_registry, pipeline)
         self._checkpoints = Checkpointer(
-            checkpoint_registry, self._learner, self._bus, self._clock, every=checkpoint_every, resume=resume
+            checkpoint_registry,
+            self._learner,
+            self._bus,
+            self._clock,
+            every=checkpoint_every,
+            resume=resume,
+            journal=self._journal,
         )
         self._progress = Progress()
         self._decisions = Decisions(
@@ -262,7 +276,7 @@ class LoopController:
 
     def _parts(self) -> Mapping[str, object]:
         """What a checkpoint holds besides the agent."""
-        return {
+        parts: dict[str, object] = {
             "progress": self._progress,
             "judge": self._judge,
             "scheduler": self._scheduler,
@@ -271,6 +285,7 @@ class LoopController:
             "evaluator": self._evaluator,
             "pipeline": self._pipeline,
         }
+        return parts if self._journal is None else {**parts, "journal": self._journal}
 
     def _begin_anew(self) -> None:
         """Nothing of an earlier run is compared with: its best is that of other weights."""
@@ -396,3 +411,15 @@ class LoopController:
             best_snapshot=self._registry.best,
             statistics=statistics,
         )
+
+
+def _make_journal(
+    journal: bool | JournalOptions, registry: CheckpointRegistry, pipeline: BasePipeline
+) -> Journal | None:
+    if journal is False:
+        return None
+    if not isinstance(pipeline, StreamPipeline):
+        raise ConfigurationError(f"journal: expected a pipeline such as LivePipeline, got {type(pipeline).__name__}")
+    made = Journal(registry.checkpoint_dir / _JOURNAL, None if journal is True else journal)
+    pipeline.use_journal(made)
+    return made

@@ -195,6 +195,22 @@ class CheckpointFailed(Event, frozen=True, kw_only=True, eq=False):
     error: str
 
 
+class JournalFailed(Event, frozen=True, kw_only=True, eq=False):
+    """The journal cannot be written: what comes is learned from all the same, but a kill would lose it."""
+
+    error: str
+
+
+class JournalRegained(Event, frozen=True, kw_only=True, eq=False):
+    """The journal can be written again.
+
+    Attributes:
+        unkept: transitions that it did not get meanwhile.
+    """
+
+    unkept: int
+
+
 class LearningFailed(Event, frozen=True, kw_only=True, eq=False):
     """The agent raised while it learned; the weights are as before the call and the transitions were given up.
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+import anyio.to_thread
 
 from optix_stream.batching import batch_row
 from optix_stream.clock import Clock
@@ -68,6 +71,26 @@ class LearningSink:
         if self._fatal is not None:
             raise self._fatal
 
+    async def learn_accepted(self, items: Sequence[StreamItem]) -> tuple[list[StreamItem], Counter[str]]:
+        """Learn, in a worker thread, from transitions that were pushed and counted before.
+
+        Returns:
+            What is to be handed on, and how many transitions were lost, by reason.
+        """
+        return await anyio.to_thread.run_sync(self._learn_accepted, items)
+
+    def _learn_accepted(self, items: Sequence[StreamItem]) -> tuple[list[StreamItem], Counter[str]]:
+        outcomes: list[StreamItem] = []
+        lost = Counter[str]()
+        for item in items:
+            for part in _singles(item):
+                # After the last failure the rest goes on as it is: the run ends before it is learned from.
+                learned = self.learn(part) if isinstance(part, Transition) and self._fatal is None else (part,)
+                outcomes.extend(learned)
+                if isinstance(part, Transition):
+                    lost.update({each.reason: each.count for each in learned if isinstance(each, TransitionsDropped)})
+        return outcomes, lost
+
     def learn(self, transition: Transition) -> Sequence[StreamItem]:
         """Learn from one; may be called in any thread.
 
@@ -90,3 +113,7 @@ class LearningSink:
             )
         self._failures = 0
         return (transition,)
+
+
+def _singles(item: StreamItem) -> Iterable[StreamItem]:
+    return (batch_row(item, row) for row in range(len(item))) if isinstance(item, TransitionBatch) else (item,)

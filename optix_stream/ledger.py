@@ -7,11 +7,16 @@ so that the balance is a check and not a definition.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from optix_stream.contracts import Stateful
+from optix_stream.batching import count_transitions
+from optix_stream.contracts import Stateful, StreamItem
+from optix_stream.events import TransitionsDropped, TransitionsRejected
 from optix_stream.types import Statistics
+
+OVERFLOW = "overflow"
+"""Reason of what a full queue drops; events say after a comma which."""
 
 
 class Ledger(Stateful):
@@ -25,6 +30,22 @@ class Ledger(Stateful):
         self.in_learner = 0
         self.dropped: Counter[str] = Counter()
         self.rejected: Counter[str] = Counter()
+
+    def receive(self, item: StreamItem, times: int = 1) -> None:
+        """Count what came: transitions, or an event's word on some that are lost.
+
+        Args:
+            item: of a stream.
+            times: -1: it had been counted, and is yet to come.
+        """
+        if isinstance(item, TransitionsRejected):
+            self.received += times * item.count
+            self.rejected[item.reason] += times * item.count
+        elif isinstance(item, TransitionsDropped):
+            self.received += times * item.count
+            self.dropped[OVERFLOW if item.reason.startswith(f"{OVERFLOW}, ") else item.reason] += times * item.count
+        else:
+            self.received += times * count_transitions(item)
 
     def hand_over(self, count: int) -> None:
         """A window of this many transitions went to the learner."""
@@ -47,6 +68,14 @@ class Ledger(Stateful):
             "dropped": dict(self.dropped),
             "rejected": dict(self.rejected),
         }
+
+    def without(self, items: Iterable[StreamItem]) -> Ledger:
+        """A copy, as it was before these were received."""
+        before = Ledger()
+        before.load_state_dict(self.state_dict())
+        for item in items:
+            before.receive(item, -1)
+        return before
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.received, self.learned = int(state["received"]), int(state["learned"])

@@ -15,11 +15,11 @@ from typing import Literal, TypeAlias
 import anyio
 import anyio.lowlevel
 
-from optix_stream.batching import count_by_stream
+from optix_stream.batching import count_by_stream, count_transitions
 from optix_stream.contracts import StreamItem
 from optix_stream.errors import ConfigurationError, QueueClosedError, QueueFullError
-from optix_stream.events import GapDetected, TransitionsDropped, TransitionsRejected
-from optix_stream.ledger import Ledger
+from optix_stream.events import GapDetected, TransitionsDropped
+from optix_stream.ledger import OVERFLOW, Ledger
 from optix_stream.types import StreamId, Transition, TransitionBatch
 
 OverflowPolicy: TypeAlias = Literal["block", "drop_oldest", "drop_newest"]
@@ -74,7 +74,7 @@ class TransitionQueue:
             count = len(item)
         else:
             count = 0
-            self._account(item)
+            self.ledger.receive(item)  # A producer's word on transitions that never made it here.
         if self._closed:
             self._refuse(count)
         if count and self.size and self.size + count > self.capacity and not self._make_room(item, count):
@@ -113,7 +113,7 @@ class TransitionQueue:
         try:
             self.push_nowait(item)
         except QueueFullError:
-            await self._wait_for_room(_count(item))
+            await self._wait_for_room(count_transitions(item))
             self.push_nowait(item)
 
     async def wait_settled(self) -> None:
@@ -212,30 +212,21 @@ class TransitionQueue:
         kept: list[StreamItem] = []
         while True:
             item = self._items.popleft()
-            if _count(item):
+            if count_transitions(item):
                 break
             kept.append(item)
         self._items.extendleft(reversed(kept))
-        self.size -= _count(item)
+        self.size -= count_transitions(item)
         self._drop(item, self._lost_in_front)
 
     def _drop(self, item: StreamItem, lost: dict[StreamId, int]) -> None:
         if isinstance(item, Transition):
             lost[item.stream] = lost.get(item.stream, 0) + 1
-            self.ledger.dropped["overflow"] += 1
+            self.ledger.dropped[OVERFLOW] += 1
         elif isinstance(item, TransitionBatch):
             for stream, count in count_by_stream(item).items():
                 lost[stream] = lost.get(stream, 0) + count
-            self.ledger.dropped["overflow"] += len(item)
-
-    def _account(self, item: StreamItem) -> None:
-        """A producer's word on transitions that never made it into the queue."""
-        if isinstance(item, TransitionsRejected):
-            self.ledger.received += item.count
-            self.ledger.rejected[item.reason] += item.count
-        elif isinstance(item, TransitionsDropped):
-            self.ledger.received += item.count
-            self.ledger.dropped[item.reason] += item.count
+            self.ledger.dropped[OVERFLOW] += len(item)
 
     def _refuse(self, count: int) -> None:
         self.ledger.received += count
@@ -243,15 +234,7 @@ class TransitionQueue:
         raise QueueClosedError("the queue is closed; the run that it belongs to is ending")
 
 
-def _count(item: StreamItem) -> int:
-    if type(item) is Transition:
-        return 1
-    if type(item) is TransitionBatch:
-        return len(item)
-    return 0
-
-
 def _add_markers(items: MutableSequence[StreamItem], lost: dict[StreamId, int], policy: str) -> None:
     for stream, count in lost.items():
-        items.append(TransitionsDropped(reason=f"overflow, {policy}", count=count, stream=stream))
-        items.append(GapDetected(stream=stream, reason=f"overflow, {policy}", missed=count))
+        items.append(TransitionsDropped(reason=f"{OVERFLOW}, {policy}", count=count, stream=stream))
+        items.append(GapDetected(stream=stream, reason=f"{OVERFLOW}, {policy}", missed=count))

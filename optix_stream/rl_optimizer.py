@@ -12,6 +12,7 @@ from optix_stream.checkpoints import CheckpointRegistry
 from optix_stream.contracts import BaseAgent, BaseEvaluator, BaseOptimizer, BasePipeline, Judge, Policy
 from optix_stream.controller import LoopController
 from optix_stream.evaluators import EpisodeReturnEvaluator
+from optix_stream.journal import JournalOptions
 from optix_stream.learner import LearnerPlacement
 from optix_stream.optimizers import BackoffOptimizer
 from optix_stream.recipes import AgentRecipe
@@ -45,6 +46,7 @@ class RLOptimizer:
         resume: go on from the last checkpoint in ``checkpoint_dir``, as if the run had never stopped; where there is
             none, begin.
         checkpoint_every: how often the state of the run is saved, besides when it ends.
+        journal: keep what a live pipeline accepts between two checkpoints, see ``LoopController``.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class RLOptimizer:
         learner: LearnerPlacement = None,
         resume: bool = False,
         checkpoint_every: CheckpointEvery = EVERY_MINUTE,
+        journal: bool | JournalOptions = False,
     ) -> None:
         self.controller = LoopController(
             agent=agent,
@@ -93,6 +96,7 @@ class RLOptimizer:
             learner=learner,
             resume=resume,
             checkpoint_every=checkpoint_every,
+            journal=journal,
         )
 
     async def run(self) -> RunReport:

@@ -75,8 +75,11 @@ def restore(parts: Mapping[str, object], state: Mapping[str, Any]) -> tuple[str,
         The names of the parts that start afresh, because they cannot be saved, or were not.
 
     Raises:
-        CheckpointError: a part is of another kind than that which was saved, or configured otherwise.
+        CheckpointError: a part is of another kind than that which was saved, or configured otherwise, or missing.
     """
+    missing = sorted(state.keys() - parts.keys())
+    if missing:
+        raise CheckpointError(f"cannot resume: expected a run with a {missing[0]}, as it was saved, got one without")
     fresh: list[str] = []
     for name, part in parts.items():
         saved = state.get(name)

@@ -18,7 +18,7 @@ import numpy as np
 from optix_stream.batching import batch_of
 from optix_stream.contracts import StreamItem
 from optix_stream.errors import ConfigurationError, TransitionMismatchError
-from optix_stream.events import GapDetected
+from optix_stream.events import GapDetected, TransitionsDropped, TransitionsRejected
 from optix_stream.spaces import describe_space, is_space, make_space
 from optix_stream.types import Array, CompletedEpisode, EpisodeData, Transition, TransitionBatch
 
@@ -28,6 +28,8 @@ _ARRAY, _TUPLE, _SPACE = 1, 2, 3
 _LENGTH = struct.Struct("<Q")
 _HEADER = struct.Struct("<I")
 _LARGEST_FRAME = 1 << 33
+_LOSSES = (GapDetected, TransitionsDropped, TransitionsRejected)
+_LOSSES_BY_NAME = {kind.__name__: kind for kind in _LOSSES}
 
 
 def encode(value: Any) -> bytes:
@@ -66,7 +68,7 @@ def decode_window(data: bytes | memoryview) -> EpisodeData:
 
 
 def encode_items(items: Sequence[StreamItem]) -> bytes:
-    """Transitions, batches and gaps, in order; what else travels in a stream is left out."""
+    """Transitions, batches, and the events that say what a stream lost, in order; what else travels is left out."""
     rows: list[Any] = []
     for kind, group in itertools.groupby(items, key=type):
         if kind is Transition:
@@ -79,16 +81,17 @@ def encode_items(items: Sequence[StreamItem]) -> bytes:
             for item in group:
                 if isinstance(item, TransitionBatch):
                     rows.append(_columns_of(item))
-                elif isinstance(item, GapDetected):
-                    rows.append([item.stream, item.reason, item.missed])
+                elif isinstance(item, _LOSSES):
+                    facts = msgspec.structs.asdict(item)
+                    del facts["time"]
+                    rows.append([kind.__name__, facts])
     return encode(rows)
 
 
 def decode_items(data: bytes | memoryview) -> list[StreamItem]:
     """What ``encode_items`` was given, transitions in batches."""
     return [
-        GapDetected(stream=row[0], reason=row[1], missed=row[2]) if isinstance(row, list) else TransitionBatch(**row)
-        for row in decode(data)
+        TransitionBatch(**row) if isinstance(row, dict) else _LOSSES_BY_NAME[row[0]](**row[1]) for row in decode(data)
     ]
 
 
@@ -185,7 +188,7 @@ def _portable(values: Mapping[str, Any]) -> Mapping[str, Any]:
         try:
             encode(value)
         except ConfigurationError:
-            logger.warning("%r is a %s and does not travel to the learner's process", key, type(value).__name__)
+            logger.warning("%r is a %s and does not travel to a file or another process", key, type(value).__name__)
         else:
             kept[key] = value
     return kept

@@ -177,6 +177,8 @@ def test_the_speed_is_that_of_the_last_ten_windows() -> None:
         (ev.WatchdogStarted(window=1, time=0.0), "watchdog", Tone.PLAIN),
         (ev.RolledBack(window=1, snapshot=snapshot(3, 7.0), time=0.0), "rolled back to snapshot-000003", Tone.WARNING),
         (ev.CheckpointFailed(window=1, error="disk full", time=0.0), "checkpoint failed: disk full", Tone.BAD),
+        (ev.JournalFailed(error="disk full"), "nothing is accepted for good: disk full", Tone.BAD),
+        (ev.JournalRegained(unkept=3), "the journal is kept again, without 3 transitions", Tone.GOOD),
         (
             ev.LearningFailed(window=4, transitions=9, failures=2, error="nan", time=0.0),
             "learning failed on window 4, 2 in a row: nan",

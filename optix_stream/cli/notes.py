@@ -14,6 +14,8 @@ from optix_stream.events import (
     GapDetected,
     HyperparamsChanged,
     Improved,
+    JournalFailed,
+    JournalRegained,
     LearnerLost,
     LearnerRestarted,
     LearningFailed,
@@ -88,6 +90,10 @@ def _text_of(event: Event) -> tuple[str | None, Tone]:
             return f"goes on after window {window}, from {checkpoint}{but}", Tone.GOOD
         case CheckpointFailed(error=error):
             return f"checkpoint failed: {error}", Tone.BAD
+        case JournalFailed(error=error):
+            return f"nothing is accepted for good: {error}", Tone.BAD
+        case JournalRegained(unkept=unkept):
+            return f"the journal is kept again, without {counted(unkept, 'transition')}", Tone.GOOD
         case LearningFailed(window=window, failures=failures, error=error):
             what = "a transition" if window is None else f"window {window}"
             return f"learning failed on {what}, {failures} in a row: {error}", Tone.BAD
