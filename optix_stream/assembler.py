@@ -20,6 +20,7 @@ from optix_stream.types import Array, CompletedEpisode, EpisodeData, StreamId, T
 from optix_stream.wire import decode_window, encode_window, pack, unpack
 
 _NOTHING: Mapping[str, Any] = {}
+_STREAMS_TO_REMEMBER = 4096
 
 
 class WindowAssembler(Stateful):
@@ -50,7 +51,7 @@ class WindowAssembler(Stateful):
 
     @property
     def streams(self) -> tuple[StreamId, ...]:
-        """Those of which something has been seen."""
+        """Those of which something has been seen; of those between two episodes, the latest few thousand."""
         return tuple(dict.fromkeys([*self._codes, *self._episodes]))
 
     @property
@@ -113,6 +114,7 @@ class WindowAssembler(Stateful):
         last = self._last_row.get(gap.stream)
         if last is None or self._columns is None:
             self._episodes.setdefault(gap.stream, _OpenEpisode()).reset(is_whole=False)
+            self._forget_old_streams()
             return None
         self._columns.gaps[last] = True
         return self._close()
@@ -209,7 +211,16 @@ class WindowAssembler(Stateful):
         self._length = self._rows_handed_over = 0
         self._codes.clear()
         self._last_row.clear()
+        self._forget_old_streams()
         return window
+
+    def _forget_old_streams(self) -> None:
+        """A server names each connection's stream anew; what it will not hear of again must not add up."""
+        excess = len(self._episodes) - _STREAMS_TO_REMEMBER
+        if excess > 0:
+            idle = [stream for stream, episode in self._episodes.items() if not episode.length]
+            for stream in idle[:excess]:
+                del self._episodes[stream]
 
     def _completed_episodes(self) -> tuple[CompletedEpisode, ...]:
         columns, length = self._columns, self._length
@@ -220,7 +231,8 @@ class WindowAssembler(Stateful):
         streams = columns.streams[:length]
         for stream, code in self._codes.items():
             rows = np.flatnonzero(streams == code) if len(self._codes) > 1 else np.arange(length)
-            episode = self._episodes.setdefault(stream, _OpenEpisode())
+            # Put at the end, so that those of which nothing has come for longest are at the front.
+            episode = self._episodes[stream] = self._episodes.pop(stream, None) or _OpenEpisode()
             sums = np.cumsum(rewards[rows])
             start, before = 0, 0.0
             for end in np.flatnonzero(ends[rows]):

@@ -199,6 +199,22 @@ def test_an_episode_that_a_gap_cut_is_never_reported_as_whole() -> None:
     assert second.completed == (CompletedEpisode(0, 1.0, 1),)
 
 
+def test_streams_that_never_come_again_do_not_add_up() -> None:
+    assembler = WindowAssembler(every_n_steps(4))
+    assembler.feed(make_transition(stream="patient"))
+    for connection in range(10_000):
+        for _ in range(3):
+            assembler.feed(make_transition(stream=f"robot {connection}"))
+        # Cut off right after a window, and in the middle of one.
+        assembler.mark_gap(GapDetected(stream=f"robot {connection}", reason="lost", time=0.0))
+    assert len(assembler.streams) < 5000
+    # An episode that goes on is never forgotten, however long it has been waiting.
+    assembler.feed(make_transition(stream="patient", terminated=True))
+    window = assembler.flush()
+    assert window is not None
+    assert [(episode.stream, episode.length) for episode in window.completed] == [("patient", 2)]
+
+
 def test_the_final_observation_is_not_lost_to_what_follows() -> None:
     """An auto-reset in the original system overwrote the observation to bootstrap from."""
     assembler = WindowAssembler(every_n_steps(2))
