@@ -232,7 +232,7 @@ class WindowAssembler(Stateful):
         for stream, code in self._codes.items():
             rows = np.flatnonzero(streams == code) if len(self._codes) > 1 else np.arange(length)
             # Put at the end, so that those of which nothing has come for longest are at the front.
-            episode = self._episodes[stream] = self._episodes.pop(stream, None) or _OpenEpisode()
+            episode = self._episodes[stream] = self._episodes.pop(stream, _OpenEpisode())
             sums = np.cumsum(rewards[rows])
             start, before = 0, 0.0
             for end in np.flatnonzero(ends[rows]):
