@@ -80,7 +80,17 @@ from optix_stream.events import (
 from optix_stream.feed_session import FeedAction, FeedOptions, FeedSession
 from optix_stream.journal import JournalOptions
 from optix_stream.judges import EvidenceConfig, EvidenceJudge, ThresholdJudge
-from optix_stream.optimizers import AskTellOptimizer, BackoffOptimizer, PBTOptimizer
+from optix_stream.optimizers import (
+    AskTellOptimizer,
+    BackoffOptimizer,
+    BanditConfig,
+    BanditOptimizer,
+    PairedBlockConfig,
+    PairedBlockTuner,
+    PBTOptimizer,
+    SPSAConfig,
+    SPSAOptimizer,
+)
 from optix_stream.pipeline import LivePipeline, StreamPipeline
 from optix_stream.producers import ActionReceiver, DataSource, FeedProducer, StreamAnswerer
 from optix_stream.queue import OverflowPolicy, TransitionQueue
@@ -112,6 +122,8 @@ __all__ = [
     "AskTellOptimizer",
     "BackoffOptimizer",
     "BackoffScheduler",
+    "BanditConfig",
+    "BanditOptimizer",
     "BaseAgent",
     "BaseEvaluator",
     "BaseOptimizer",
@@ -165,6 +177,8 @@ __all__ = [
     "Outcome",
     "OverflowPolicy",
     "PBTOptimizer",
+    "PairedBlockConfig",
+    "PairedBlockTuner",
     "PlateauReached",
     "Policy",
     "PolicyPublisher",
@@ -179,6 +193,8 @@ __all__ = [
     "RunReport",
     "RunResumed",
     "RunSaved",
+    "SPSAConfig",
+    "SPSAOptimizer",
     "SourceLost",
     "SourceRegained",
     "StateChanged",

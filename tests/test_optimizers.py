@@ -11,13 +11,32 @@ from hypothesis import strategies as st
 
 from optix_stream.contracts import BaseOptimizer
 from optix_stream.errors import ConfigurationError
-from optix_stream.optimizers import BackoffOptimizer, PBTOptimizer
+from optix_stream.optimizers import (
+    AskTellOptimizer,
+    BackoffOptimizer,
+    BanditConfig,
+    BanditOptimizer,
+    PairedBlockConfig,
+    PairedBlockTuner,
+    PBTOptimizer,
+    SPSAConfig,
+    SPSAOptimizer,
+)
+from optix_stream.optimizers.block_effect import EffectKind
 from optix_stream.optimizers.parameters import Bounds
 from optix_stream.testing import check_optimizer
 from optix_stream.types import EvalMetrics, HyperparamSet
 
 BOUNDS: Bounds = {"learning_rate": (1e-4, 1.0), "gamma": (0.5, 1.0), "k": (1, 9), "name": ["ppo", "a2c", "dqn"]}
 START = HyperparamSet({"learning_rate": 0.1, "gamma": 0.9, "layers": [64, 64], "name": "ppo", "use_gae": True, "k": 3})
+
+TUNERS: list[type[AskTellOptimizer[Any]]] = [
+    BackoffOptimizer,
+    BanditOptimizer,
+    PairedBlockTuner,
+    PBTOptimizer,
+    SPSAOptimizer,
+]
 
 finite = st.floats(-1e6, 1e6)
 
@@ -76,7 +95,48 @@ def test_pbt_stays_within_its_limits(scores: list[float], size: int, bottom: flo
     check_optimizer(lambda: PBTOptimizer(BOUNDS, size, bottom, top, seed=seed), START, BOUNDS, scores)
 
 
-@pytest.mark.parametrize("make", [BackoffOptimizer, PBTOptimizer])
+@given(
+    st.lists(finite, min_size=1, max_size=120),
+    st.integers(2, 4),
+    st.integers(2, 4),
+    st.integers(4, 16),
+    st.sampled_from(["slope", "level"]),
+    st.integers(0, 99),
+)
+def test_paired_blocks_stay_within_their_limits(
+    scores: list[float], first: int, growth: int, longest: int, effect: EffectKind, seed: int
+) -> None:
+    config = PairedBlockConfig(effect=effect, first_block=first, block_growth=growth, max_block=longest)
+    check_optimizer(lambda: PairedBlockTuner(BOUNDS, config=config, seed=seed), START, BOUNDS, scores)
+
+
+@given(
+    st.lists(finite, min_size=1, max_size=60),
+    st.floats(0.01, 5.0),
+    st.floats(0.01, 5.0),
+    st.integers(2, 4),
+    st.integers(0, 99),
+)
+def test_spsa_stays_within_its_limits(scores: list[float], reach: float, gain: float, block: int, seed: int) -> None:
+    config = SPSAConfig(perturbation=reach, gain=gain, block=block)
+    check_optimizer(lambda: SPSAOptimizer(BOUNDS, config=config, seed=seed), START, BOUNDS, scores)
+
+
+@given(
+    st.lists(finite, min_size=1, max_size=100),
+    st.integers(2, 5),
+    st.integers(3, 5),
+    st.floats(0.0, 5.0),
+    st.sampled_from(["slope", "level"]),
+)
+def test_the_bandit_stays_within_its_limits(
+    scores: list[float], arms: int, block: int, exploration: float, effect: EffectKind
+) -> None:
+    config = BanditConfig(arms=arms, block=block, memory=6, exploration=exploration, effect=effect)
+    check_optimizer(lambda: BanditOptimizer(BOUNDS, config=config), START, BOUNDS, scores)
+
+
+@pytest.mark.parametrize("make", TUNERS)
 def test_without_bounds_nothing_is_touched(make: Callable[[], BaseOptimizer]) -> None:
     check_optimizer(make, START, {}, [1.0, 2.0, -3.0, 4.0])
     assert not make().is_probing

@@ -34,6 +34,11 @@ class AskTellOptimizer(BaseOptimizer, Stateful, Generic[Memory]):
         self._last_window: int | None = None
         self._basis: str | None = None
 
+    @property
+    def has_scores(self) -> bool:
+        """Whether it has been told any."""
+        return self._last_window is not None
+
     @abstractmethod
     def tell(self, hyperparams: HyperparamSet, metrics: EvalMetrics) -> None:
         """A window was scored. Called once a score, in order.

@@ -1,0 +1,292 @@
+"""Paired blocks: two values take turns on one live learner until one of them is the better."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from optix_stream.change_detection import ChangeDetector, Noise, estimate_noise
+from optix_stream.errors import ConfigurationError
+from optix_stream.optimizers.ask_tell import AskTellOptimizer
+from optix_stream.optimizers.block_effect import (
+    Blocks,
+    Effect,
+    EffectKind,
+    paired_effect,
+    pool,
+    trend,
+)
+from optix_stream.optimizers.parameters import Bounds, Choices, ParamSpec, Range, parse_bounds, tunable
+from optix_stream.types import EvalMetrics, HyperparamSet
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PairedBlockConfig:
+    """How carefully ``PairedBlockTuner`` compares.
+
+    Attributes:
+        effect: ``"slope"`` where a value changes how fast the score rises, ``"level"`` where it changes the score.
+        first_block: scored windows in each block of a comparison's first four.
+        block_growth: by which factor blocks grow while the comparison is undecided.
+        max_block: windows in the longest block. An effect ``e`` beside noise of deviation ``sigma`` is seen with
+            certainty by blocks of ``(7 z^2 sigma^2 / e^2)^(1/3)`` windows for a slope, ``(z sigma / e)^2`` for a level,
+            with ``z = 2.8``; half of that does where many comparisons follow each other.
+        decades: how far the value on trial is from the usual one, where distances are ratios.
+        share: the same as a share of the range, elsewhere.
+        least_scale: the share of that distance to which failures shrink it, by halves.
+        keep_z: standard errors by which the value on trial must be the better after the longest blocks.
+        win_z: the same after shorter ones.
+        lose_z: standard errors by which it must be the worse to be given up after shorter ones.
+        windows_per_false_alarm: mean windows on trial until a value that is as good is given up within its block.
+        barrier_comparisons: for how many comparisons values beyond one that was given up so are not tried.
+        max_rest: at most so many comparisons' time without any, while the score does not rise and nothing helps.
+    """
+
+    effect: EffectKind = "slope"
+    first_block: int = 4
+    block_growth: int = 4
+    max_block: int = 64
+    decades: float = 0.4
+    share: float = 0.15
+    least_scale: float = 0.25
+    keep_z: float = 1.0
+    win_z: float = 3.0
+    lose_z: float = 1.5
+    windows_per_false_alarm: float = 300.0
+    barrier_comparisons: int = 8
+    max_rest: int = 4
+    drop_z: float = 0.0
+    max_repeats: int = 5
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.first_block <= self.max_block:
+            raise ConfigurationError(
+                f"expected 2 <= first_block <= max_block, got {self.first_block} and {self.max_block}"
+            )
+        if self.block_growth < 2:
+            raise ConfigurationError(f"block_growth: expected at least 2, got {self.block_growth}")
+        for name in ("decades", "share", "least_scale", "keep_z", "win_z", "lose_z"):
+            if not 0.0 < getattr(self, name) < math.inf:
+                raise ConfigurationError(f"{name}: expected a finite number above 0, got {getattr(self, name)}")
+        if not self.windows_per_false_alarm > 1.0:
+            raise ConfigurationError(f"windows_per_false_alarm: expected above 1, got {self.windows_per_false_alarm}")
+        if self.barrier_comparisons < 0 or self.max_rest < 0:
+            raise ConfigurationError(
+                "barrier_comparisons and max_rest: expected at least 0, got "
+                f"{self.barrier_comparisons} and {self.max_rest}"
+            )
+
+
+class _Search(msgspec.Struct):
+    """What is known of one parameter: which way to go next, how far, and what not to try until when."""
+
+    direction: int = 1
+    scale: float = 1.0
+    failures: int = 0
+    comparisons: int = 0
+    barriers: list[tuple[float, int]] = []
+
+
+class _Comparison(msgspec.Struct):
+    """``usual`` (A) against ``trial`` (B)."""
+
+    name: str
+    usual: Any
+    trial: Any
+    noise: Noise | None
+    blocks: Blocks
+    effects: list[Effect] = []
+    is_given_up: bool = False
+
+    @property
+    def is_over(self) -> bool:
+        return self.is_given_up or self.blocks.is_over
+
+    @property
+    def is_trying(self) -> bool:
+        return not self.is_given_up and self.blocks.letter == "B"
+
+    @property
+    def value(self) -> Any:
+        return self.trial if self.is_trying else self.usual
+
+
+class _Memory(msgspec.Struct):
+    """Which parameter's turn it is, what is known of each, what is compared, and how the usual values score."""
+
+    turn: int = 0
+    searches: dict[str, _Search] = {}
+    comparison: _Comparison | None = None
+    reference: list[float] = []
+    rest: int = 0
+    idle: int = 0
+    is_due: bool = False
+
+
+_REFERENCE = 64
+_LEAST_REFERENCE = 8
+
+
+class PairedBlockTuner(AskTellOptimizer[_Memory]):
+    """Compares one value with the usual one at a time, in blocks of windows, and keeps it where it is the better.
+
+    Most hyperparameters show in the slope of the score, so that one window says next to nothing. Two values therefore
+    take turns in four blocks, in the order ABBA or BAAB by chance, in which a trend cancels out. While the evidence is
+    thin the blocks are repeated, longer each time; what is known from all of them together decides. The winner stays.
+    After a failure the other direction is next, and after two the distance is halved.
+
+    A value on trial under which the score falls is given up within its block, and values beyond it are not tried for
+    some time. While the score rises no more and nothing helps, comparisons become rare. Windows with a value on trial
+    are not judged. Randomised switchbacks: Bojinov et al. 2023 (arXiv 2009.00148).
+
+    Args:
+        param_bounds: which parameters to tune, and between or among which values; the others are left alone.
+        config: how carefully.
+        seed: of the orders; None: not reproducible.
+
+    Raises:
+        ConfigurationError: bounds that mean nothing.
+    """
+
+    def __init__(
+        self, param_bounds: Bounds | None = None, *, config: PairedBlockConfig | None = None, seed: int | None = None
+    ) -> None:
+        super().__init__(_Memory(), seed)
+        self._specs = parse_bounds(param_bounds)
+        self._config = config if config is not None else PairedBlockConfig()
+        # Follows from the memory, and is made anew where it is missing.
+        self._fall: ChangeDetector | None = None
+
+    @property
+    def is_probing(self) -> bool:
+        comparison = self.memory.comparison
+        return comparison is not None and comparison.is_trying
+
+    @property
+    def is_comparing(self) -> bool:
+        return self.memory.comparison is not None or self.memory.is_due
+
+    def tell(self, hyperparams: HyperparamSet, metrics: EvalMetrics) -> None:
+        memory, score = self.memory, metrics.primary_score
+        memory.rest = max(memory.rest - 1, 0)
+        comparison = memory.comparison
+        if comparison is not None and hyperparams.params.get(comparison.name) != comparison.value:
+            # Someone else set it, such as a rollback: the scores no longer belong together.
+            comparison = memory.comparison = None
+        if comparison is None or not comparison.is_trying:
+            memory.reference = [*memory.reference, score][-_REFERENCE:]
+        if comparison is not None:
+            self._watch(comparison, score)
+            comparison.blocks.add(score)
+
+    def ask(self, hyperparams: HyperparamSet) -> HyperparamSet:
+        new, memory = hyperparams.copy(), self.memory
+        specs = tunable(hyperparams, self._specs)
+        comparison = memory.comparison
+        if comparison is not None and comparison.is_over:
+            new.params[comparison.name] = self._decide(comparison)
+            comparison = memory.comparison
+        if comparison is None and specs and self.has_scores and (memory.is_due or not memory.rest):
+            name = list(specs)[memory.turn % len(specs)]
+            comparison = memory.comparison = self._start(name, specs[name], new.params[name])
+            memory.is_due = False
+        if comparison is not None:
+            new.params[comparison.name] = comparison.value
+        return new
+
+    def settle(self, current_hyperparams: HyperparamSet) -> HyperparamSet:
+        new, comparison = current_hyperparams.copy(), self.memory.comparison
+        if comparison is not None and new.params.get(comparison.name) == comparison.value:
+            new.params[comparison.name] = comparison.usual
+        self.memory.comparison, self.memory.reference, self.memory.is_due = None, [], False
+        return new
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        self._fall = None
+
+    def on_plateau(self, metrics_history: Sequence[EvalMetrics]) -> None:
+        """One comparison more, however far tuning has backed off."""
+        self.memory.is_due = self.memory.comparison is None and bool(self._specs)
+
+    def _start(self, name: str, spec: ParamSpec, value: Any) -> _Comparison:
+        search = self.memory.searches.setdefault(name, _Search())
+        search.comparisons += 1
+        search.barriers = [barrier for barrier in search.barriers if barrier[1] > search.comparisons]
+        trial = self._step(search, spec, value)
+        if trial == value:  # At a bound there is only one way to go.
+            search.direction = -search.direction
+            trial = self._step(search, spec, value)
+        reference = self.memory.reference
+        noise = estimate_noise(reference) if len(reference) >= _LEAST_REFERENCE else None
+        return _Comparison(name, value, trial, noise, Blocks.draw(self.rng, self._config.first_block))
+
+    def _step(self, search: _Search, spec: ParamSpec, value: Any) -> Any:
+        if isinstance(spec, Choices):
+            return spec.move(value, search.direction, search.scale)
+        step = self._config.decades if spec.is_log else self._config.share
+        trial = spec.move(value, search.direction, search.scale * step)
+        for barrier, _ in search.barriers:
+            if value < barrier <= trial or trial <= barrier < value:
+                trial = spec.at((spec.position(value) + spec.position(barrier)) / 2)
+        return trial
+
+    def _watch(self, comparison: _Comparison, score: float) -> None:
+        """Give the value on trial up where the score falls."""
+        if comparison.noise is None or not comparison.is_trying:
+            self._fall = None
+            return
+        if self._fall is None:
+            self._fall = _watch_for_a_fall(comparison.noise, comparison.blocks.of_this_turn)
+        self._fall.update(score)
+        if self._fall.log_down < math.log(self._config.windows_per_false_alarm):
+            return
+        comparison.is_given_up = True
+        if isinstance(self._specs[comparison.name], Range):
+            search = memory.searches[comparison.name]
+            until = search.comparisons + self._config.barrier_comparisons
+            search.barriers = [*search.barriers, (float(comparison.trial), until)]
+
+    def _decide(self, comparison: _Comparison) -> Any:
+        """What to use after four blocks: the winner, or the usual value while there is none."""
+        config, is_won = self._config, False
+        if not comparison.is_given_up:
+            blocks = comparison.blocks
+            comparison.effects = [*comparison.effects, paired_effect(blocks.scores, blocks.order, config.effect)]
+            z, is_longest = pool(comparison.effects).z, blocks.length >= config.max_block
+            least, most = (config.drop_z, config.keep_z) if is_longest else (-config.lose_z, config.win_z)
+            if least < z <= most and len(comparison.effects) < config.max_repeats:
+                comparison.blocks = Blocks.draw(self.rng, min(blocks.length * config.block_growth, config.max_block))
+                return comparison.usual
+            is_won = z > most
+        self._conclude(comparison, is_won)
+        return comparison.trial if is_won else comparison.usual
+
+    def _conclude(self, comparison: _Comparison, is_won: bool) -> None:
+        memory, search = self.memory, self.memory.searches[comparison.name]
+        memory.comparison = None
+        memory.turn += 1
+        if is_won:
+            search.failures, search.scale = 0, min(2 * search.scale, 1.0)
+        else:
+            search.failures += 1
+            search.direction = -search.direction
+            if search.failures % 2 == 0:
+                search.scale = max(search.scale / 2, self._config.least_scale)
+        is_rising = len(memory.reference) < _LEAST_REFERENCE or trend(memory.reference).z > self._config.keep_z
+        memory.idle = 0 if is_won or is_rising else memory.idle + 1
+        if memory.idle:
+            memory.rest = 4 * comparison.blocks.length * min(2 ** (memory.idle - 1), self._config.max_rest)
+
+
+def _watch_for_a_fall(noise: Noise, scores: Sequence[float]) -> ChangeDetector:
+    # The slack is what the reference itself may be wrong by.
+    detector = ChangeDetector(noise, slack=noise.count**-0.5)
+    detector.reset(up=False)
+    for score in scores:
+        detector.update(score)
+    return detector
