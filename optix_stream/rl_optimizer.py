@@ -11,10 +11,12 @@ from optix_stream.checkpointing import EVERY_MINUTE, CheckpointEvery
 from optix_stream.checkpoints import CheckpointRegistry
 from optix_stream.contracts import BaseAgent, BaseEvaluator, BaseOptimizer, BasePipeline, Judge, Policy
 from optix_stream.controller import LoopController
+from optix_stream.errors import ConfigurationError
 from optix_stream.evaluators import EpisodeReturnEvaluator
 from optix_stream.journal import JournalOptions
 from optix_stream.learner import LearnerPlacement
-from optix_stream.optimizers import BackoffOptimizer
+from optix_stream.optimizers import PairedBlockTuner
+from optix_stream.optimizers.parameters import Bounds
 from optix_stream.recipes import AgentRecipe
 from optix_stream.scheduler import BackoffScheduler
 from optix_stream.types import LoopState, PolicySnapshot, RunReport, Statistics
@@ -27,7 +29,7 @@ class RLOptimizer:
         agent: learns and acts; or how it is made, see ``LoopController``.
         pipeline: where windows come from.
         evaluator: scores windows; by default the mean return of the episodes that ended.
-        optimizer: tunes hyperparameters; by default ``BackoffOptimizer`` without bounds, which
+        optimizer: tunes hyperparameters; by default ``PairedBlockTuner`` with ``param_bounds``, without which it
             leaves them alone.
         checkpoint_dir: where snapshots go.
         max_snapshots: how many to keep; the best and the latest are always kept.
@@ -47,6 +49,11 @@ class RLOptimizer:
             none, begin.
         checkpoint_every: how often the state of the run is saved, besides when it ends.
         journal: keep what a live pipeline accepts between two checkpoints, see ``LoopController``.
+        param_bounds: what to tune where no ``optimizer`` is given: for each hyperparameter ``(low, high)`` or a list
+            of choices.
+
+    Raises:
+        ConfigurationError: both a tuner and bounds, or what ``LoopController`` refuses.
     """
 
     def __init__(
@@ -73,11 +80,14 @@ class RLOptimizer:
         resume: bool = False,
         checkpoint_every: CheckpointEvery = EVERY_MINUTE,
         journal: bool | JournalOptions = False,
+        param_bounds: Bounds | None = None,
     ) -> None:
+        if optimizer is not None and param_bounds is not None:
+            raise ConfigurationError("param_bounds: expected none beside an optimizer, which has its own")
         self.controller = LoopController(
             agent=agent,
             evaluator=evaluator if evaluator is not None else EpisodeReturnEvaluator(),
-            optimizer=optimizer if optimizer is not None else BackoffOptimizer(),
+            optimizer=optimizer if optimizer is not None else PairedBlockTuner(param_bounds),
             pipeline=pipeline,
             checkpoint_registry=CheckpointRegistry(checkpoint_dir, max_snapshots),
             backoff_scheduler=BackoffScheduler(

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -134,6 +135,23 @@ def test_the_bandit_stays_within_its_limits(
 ) -> None:
     config = BanditConfig(arms=arms, block=block, memory=6, exploration=exploration, effect=effect)
     check_optimizer(lambda: BanditOptimizer(BOUNDS, config=config), START, BOUNDS, scores)
+
+
+@pytest.mark.parametrize("make", TUNERS)
+def test_numbers_of_numpy_s_are_tuned_and_saved(make: Callable[..., AskTellOptimizer[Any]]) -> None:
+    params: dict[str, Any] = {"rate": np.float32(0.5), "k": np.int64(4)}
+    bounds: Bounds = {"rate": (0.1, 1.0), "k": (1, 9)}
+    optimizer = make(bounds)
+    seen = set()
+    for window in range(120):
+        score = EvalMetrics(float(window % 7), {}, window)
+        params = dict(optimizer.suggest(HyperparamSet(dict(params)), (score,)).params)
+        seen.add((params["rate"], params["k"]))
+        saved = dict(optimizer.state_dict())
+        generator = saved.pop("rng")  # Its integers are longer than those of most formats.
+        optimizer.load_state_dict({**msgspec.msgpack.decode(msgspec.msgpack.encode(saved)), "rng": generator})
+    assert len(seen) > 1
+    assert all(0.1 <= rate <= 1.0 and 1 <= k <= 9 and k == int(k) for rate, k in seen)
 
 
 @pytest.mark.parametrize("make", TUNERS)

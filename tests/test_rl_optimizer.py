@@ -10,7 +10,9 @@ import pytest
 
 from optix_stream.boundaries import every_n_steps
 from optix_stream.contracts import Producer
-from optix_stream.events import CheckpointSaved, LoopStopped
+from optix_stream.errors import ConfigurationError
+from optix_stream.events import CheckpointSaved, HyperparamsChanged, LoopStopped
+from optix_stream.optimizers import PairedBlockTuner
 from optix_stream.pipeline import StreamPipeline
 from optix_stream.rl_optimizer import RLOptimizer
 from optix_stream.testing import RecordingAgent, ScriptedProducer, assert_balanced, make_transition
@@ -67,3 +69,31 @@ async def test_runs_with_everything_defaulted(tmp_path: Path) -> None:
     assert report.best_snapshot is not None
     assert report.best_snapshot.eval_metrics.primary_score == 6.0 + 7.0, "the return of the last episode"
     assert_balanced(optimizer.statistics())
+
+
+def test_bounds_are_for_the_tuner_that_it_makes(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="param_bounds: expected none beside an optimizer"):
+        RLOptimizer(
+            RecordingAgent(),
+            Pipeline(),
+            checkpoint_dir=tmp_path,
+            optimizer=PairedBlockTuner(),
+            param_bounds={"x": (0.0, 1.0)},
+        )
+
+
+@pytest.mark.anyio
+async def test_bounds_alone_make_the_default_tuner_work(tmp_path: Path) -> None:
+    class Longer(Pipeline):
+        def producers(self) -> Sequence[Producer]:
+            return [ScriptedProducer([make_transition(n, terminated=n % 2 == 1) for n in range(160)])]
+
+    bounds = {"learning_rate": (1e-6, 1e6)}
+    optimizer = RLOptimizer(RecordingAgent(), Longer(), checkpoint_dir=tmp_path, param_bounds=bounds)
+    async with optimizer.events(buffer_size=10_000) as events:
+        await optimizer.run()
+        changes = [event async for event in events if isinstance(event, HyperparamsChanged)]
+    assert changes
+    assert {name for change in changes for name, value in change.new.items() if value != change.old[name]} == {
+        "learning_rate"
+    }

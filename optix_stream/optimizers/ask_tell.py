@@ -77,7 +77,7 @@ class AskTellOptimizer(BaseOptimizer, Stateful, Generic[Memory]):
 
     def state_dict(self) -> Mapping[str, Any]:
         return {
-            "memory": msgspec.to_builtins(self.memory),
+            "memory": msgspec.to_builtins(self.memory, enc_hook=_plain_number),
             "rng": self.rng.bit_generator.state,
             "last_window": self._last_window,
             "basis": self._basis,
@@ -111,3 +111,9 @@ class _Saved(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rng: dict[str, Any]
     last_window: int | None
     basis: str | None
+
+
+def _plain_number(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"expected plain data in a tuner's memory, got {type(value).__name__}")

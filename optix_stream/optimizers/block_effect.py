@@ -64,9 +64,12 @@ class Blocks(msgspec.Struct):
         return self.order[turn] if turn < len(self.order) else None
 
     @property
-    def of_this_turn(self) -> list[float]:
-        """The scores of the turn that goes on."""
-        return self.scores[len(self.scores) // self.length * self.length :]
+    def since_the_last_change(self) -> list[float]:
+        """The scores since the letter in turn took over from the other."""
+        turn = first = len(self.scores) // self.length
+        while first > 0 and self.order[first - 1] == self.order[turn]:
+            first -= 1
+        return self.scores[first * self.length :]
 
     def add(self, score: float) -> None:
         """Take the score of the next window."""
@@ -76,22 +79,25 @@ class Blocks(msgspec.Struct):
 def paired_effect(scores: Sequence[float], order: str, kind: EffectKind) -> Effect:
     """How much better ``B`` is than ``A``, by least squares.
 
-    The score is taken to be a parabola in time plus the effect: of a slope that of all the windows under ``B`` so far,
-    for the level is continuous where one value follows the other; of a level that of the window itself. In the orders
-    ABBA and BAAB neither is confounded with a trend. Knowing that the level is continuous makes the error of a slope
-    ``2.6 sigma / L^1.5`` for blocks of ``L`` windows, where the slopes of separate blocks leave ``3.5 sigma / L^1.5``.
-    Autocorrelated noise widens the error by ``sqrt((1 + rho) / (1 - rho))``.
+    The score is taken to be a smooth curve in time plus the effect: of a slope that of all the windows under ``B`` so
+    far, for the score is continuous where one value follows the other; of a level that of the window itself. In the
+    orders ABBA and BAAB the one is confounded with no parabola, the other with no straight line. Knowing that the score
+    is continuous makes the error of a slope ``2.6 sigma / L^1.5`` for blocks of ``L`` windows, where the slopes of
+    separate blocks leave ``3.5 sigma / L^1.5``; that of a level is ``sigma / L^0.5``. Autocorrelated noise widens it by
+    ``sqrt((1 + rho) / (1 - rho))``.
 
     Args:
-        scores: at least 8, as many under each letter of ``order``; the n-th is of a policy that has learned from the
-            n windows before it.
+        scores: at least 8, as many in each turn; the n-th is of a policy that has learned from the n windows before it.
         order: such as ``"ABBA"``.
         kind: of the effect.
     """
     is_trial = np.repeat([letter == "B" for letter in order], len(scores) // len(order)).astype(np.float64)
-    regressor = is_trial if kind == "level" else np.concatenate([[0.0], np.cumsum(is_trial)[:-1]])
     time = np.linspace(-1.0, 1.0, len(scores))
-    return _coefficient(regressor, np.stack([np.ones_like(time), time, time**2], axis=1), np.asarray(scores))
+    curve = [np.ones_like(time), time]
+    if kind == "level":
+        return _coefficient(is_trial, np.stack(curve, axis=1), np.asarray(scores))
+    windows_under_b = np.concatenate([[0.0], np.cumsum(is_trial)[:-1]])
+    return _coefficient(windows_under_b, np.stack([*curve, time**2], axis=1), np.asarray(scores))
 
 
 def trend(scores: Sequence[float]) -> Effect:

@@ -4,81 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from optix_stream.change_detection import ChangeDetector, Noise, estimate_noise
-from optix_stream.errors import ConfigurationError
 from optix_stream.optimizers.ask_tell import AskTellOptimizer
 from optix_stream.optimizers.block_effect import (
     Blocks,
     Effect,
-    EffectKind,
     paired_effect,
     pool,
     trend,
 )
+from optix_stream.optimizers.paired_block_config import PairedBlockConfig
 from optix_stream.optimizers.parameters import Bounds, Choices, ParamSpec, Range, parse_bounds, tunable
-from optix_stream.types import EvalMetrics, HyperparamSet
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PairedBlockConfig:
-    """How carefully ``PairedBlockTuner`` compares.
-
-    Attributes:
-        effect: ``"slope"`` where a value changes how fast the score rises, ``"level"`` where it changes the score.
-        first_block: scored windows in each block of a comparison's first four.
-        block_growth: by which factor blocks grow while the comparison is undecided.
-        max_block: windows in the longest block. An effect ``e`` beside noise of deviation ``sigma`` is seen with
-            certainty by blocks of ``(7 z^2 sigma^2 / e^2)^(1/3)`` windows for a slope, ``(z sigma / e)^2`` for a level,
-            with ``z = 2.8``; half of that does where many comparisons follow each other.
-        decades: how far the value on trial is from the usual one, where distances are ratios.
-        share: the same as a share of the range, elsewhere.
-        least_scale: the share of that distance to which failures shrink it, by halves.
-        keep_z: standard errors by which the value on trial must be the better after the longest blocks.
-        win_z: the same after shorter ones.
-        lose_z: standard errors by which it must be the worse to be given up after shorter ones.
-        windows_per_false_alarm: mean windows on trial until a value that is as good is given up within its block.
-        barrier_comparisons: for how many comparisons values beyond one that was given up so are not tried.
-        max_rest: at most so many comparisons' time without any, while the score does not rise and nothing helps.
-    """
-
-    effect: EffectKind = "slope"
-    first_block: int = 4
-    block_growth: int = 4
-    max_block: int = 64
-    decades: float = 0.4
-    share: float = 0.15
-    least_scale: float = 0.25
-    keep_z: float = 1.0
-    win_z: float = 3.0
-    lose_z: float = 1.5
-    windows_per_false_alarm: float = 300.0
-    barrier_comparisons: int = 8
-    max_rest: int = 4
-    drop_z: float = 0.0
-    max_repeats: int = 5
-
-    def __post_init__(self) -> None:
-        if not 2 <= self.first_block <= self.max_block:
-            raise ConfigurationError(
-                f"expected 2 <= first_block <= max_block, got {self.first_block} and {self.max_block}"
-            )
-        if self.block_growth < 2:
-            raise ConfigurationError(f"block_growth: expected at least 2, got {self.block_growth}")
-        for name in ("decades", "share", "least_scale", "keep_z", "win_z", "lose_z"):
-            if not 0.0 < getattr(self, name) < math.inf:
-                raise ConfigurationError(f"{name}: expected a finite number above 0, got {getattr(self, name)}")
-        if not self.windows_per_false_alarm > 1.0:
-            raise ConfigurationError(f"windows_per_false_alarm: expected above 1, got {self.windows_per_false_alarm}")
-        if self.barrier_comparisons < 0 or self.max_rest < 0:
-            raise ConfigurationError(
-                "barrier_comparisons and max_rest: expected at least 0, got "
-                f"{self.barrier_comparisons} and {self.max_rest}"
-            )
+from optix_stream.types import EvalMetrics, FloatArray, HyperparamSet
 
 
 class _Search(msgspec.Struct):
@@ -97,9 +39,9 @@ class _Comparison(msgspec.Struct):
     name: str
     usual: Any
     trial: Any
-    noise: Noise | None
     blocks: Blocks
     effects: list[Effect] = []
+    noise: Noise | None = None
     is_given_up: bool = False
 
     @property
@@ -214,16 +156,14 @@ class PairedBlockTuner(AskTellOptimizer[_Memory]):
         self.memory.is_due = self.memory.comparison is None and bool(self._specs)
 
     def _start(self, name: str, spec: ParamSpec, value: Any) -> _Comparison:
-        search = self.memory.searches.setdefault(name, _Search())
+        search = self.memory.searches.setdefault(name, _Search(self._config.first_direction))
         search.comparisons += 1
         search.barriers = [barrier for barrier in search.barriers if barrier[1] > search.comparisons]
         trial = self._step(search, spec, value)
         if trial == value:  # At a bound there is only one way to go.
             search.direction = -search.direction
             trial = self._step(search, spec, value)
-        reference = self.memory.reference
-        noise = estimate_noise(reference) if len(reference) >= _LEAST_REFERENCE else None
-        return _Comparison(name, value, trial, noise, Blocks.draw(self.rng, self._config.first_block))
+        return _Comparison(name, value, trial, Blocks.draw(self.rng, self._config.first_block))
 
     def _step(self, search: _Search, spec: ParamSpec, value: Any) -> Any:
         if isinstance(spec, Choices):
@@ -237,17 +177,21 @@ class PairedBlockTuner(AskTellOptimizer[_Memory]):
 
     def _watch(self, comparison: _Comparison, score: float) -> None:
         """Give the value on trial up where the score falls."""
-        if comparison.noise is None or not comparison.is_trying:
-            self._fall = None
+        if not comparison.is_trying:
+            comparison.noise = self._fall = None
             return
+        if comparison.noise is None:
+            if len(self.memory.reference) < _LEAST_REFERENCE:
+                return
+            comparison.noise = estimate_noise(_at_the_last_level(self.memory.reference))
         if self._fall is None:
-            self._fall = _watch_for_a_fall(comparison.noise, comparison.blocks.of_this_turn)
+            self._fall = _watch_for_a_fall(comparison.noise, comparison.blocks.since_the_last_change)
         self._fall.update(score)
         if self._fall.log_down < math.log(self._config.windows_per_false_alarm):
             return
         comparison.is_given_up = True
         if isinstance(self._specs[comparison.name], Range):
-            search = memory.searches[comparison.name]
+            search = self.memory.searches[comparison.name]
             until = search.comparisons + self._config.barrier_comparisons
             search.barriers = [*search.barriers, (float(comparison.trial), until)]
 
@@ -258,7 +202,7 @@ class PairedBlockTuner(AskTellOptimizer[_Memory]):
             blocks = comparison.blocks
             comparison.effects = [*comparison.effects, paired_effect(blocks.scores, blocks.order, config.effect)]
             z, is_longest = pool(comparison.effects).z, blocks.length >= config.max_block
-            least, most = (config.drop_z, config.keep_z) if is_longest else (-config.lose_z, config.win_z)
+            least, most = (0.0, config.keep_z) if is_longest else (-config.lose_z, config.win_z)
             if least < z <= most and len(comparison.effects) < config.max_repeats:
                 comparison.blocks = Blocks.draw(self.rng, min(blocks.length * config.block_growth, config.max_block))
                 return comparison.usual
@@ -283,9 +227,16 @@ class PairedBlockTuner(AskTellOptimizer[_Memory]):
             memory.rest = 4 * comparison.blocks.length * min(2 ** (memory.idle - 1), self._config.max_rest)
 
 
+def _at_the_last_level(scores: Sequence[float]) -> FloatArray:
+    """The scores as they would be had they been as high all the time as their trend ends."""
+    values: FloatArray = np.asarray(scores, np.float64)
+    missing: FloatArray = trend(scores).size * np.arange(len(scores) - 1.0, -1.0, -1.0)
+    return values + missing
+
+
 def _watch_for_a_fall(noise: Noise, scores: Sequence[float]) -> ChangeDetector:
-    # The slack is what the reference itself may be wrong by.
-    detector = ChangeDetector(noise, slack=noise.count**-0.5)
+    # The slack is what the end of the trend may be wrong by.
+    detector = ChangeDetector(noise, slack=2.0 * noise.count**-0.5)
     detector.reset(up=False)
     for score in scores:
         detector.update(score)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from numbers import Integral, Real
 from typing import Any, TypeAlias
 
 import msgspec
@@ -127,15 +128,15 @@ def tunable(hyperparams: HyperparamSet, specs: Mapping[str, ParamSpec]) -> dict[
         spec = specs.get(name)
         if spec is None or not spec.takes(value):
             continue
-        if isinstance(spec, Range) and spec.is_integer and not isinstance(value, int):
+        if isinstance(spec, Range) and spec.is_integer and not isinstance(value, Integral):
             spec = Range(spec.low, spec.high)
         found[name] = spec
     return found
 
 
 def is_number(value: object) -> bool:
-    """Whether it is a number, which a truth value is not."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    """Whether it is a number, numpy's included, which a truth value is not."""
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def _parse(name: str, given: Any) -> ParamSpec:

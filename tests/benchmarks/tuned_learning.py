@@ -36,6 +36,7 @@ from optix_stream import (
     EpisodeData,
     EvalMetrics,
     HyperparamsChanged,
+    PairedBlockConfig,
     PairedBlockTuner,
     PBTOptimizer,
     RLOptimizer,
@@ -65,10 +66,10 @@ class Watched(EpisodeReturnEvaluator):
         return super().score(episode_data, train_diagnostics)
 
 
-def make_tuner(name: str, seed: int) -> BaseOptimizer:
+def make_tuner(name: str, seed: int, config: Mapping[str, Any]) -> BaseOptimizer:
     match name:
         case "paired-block":
-            return PairedBlockTuner(BOUNDS, seed=seed)
+            return PairedBlockTuner(BOUNDS, config=PairedBlockConfig(**config), seed=seed)
         case "pbt":
             return PBTOptimizer(BOUNDS, seed=seed)
         case "backoff":
@@ -78,7 +79,7 @@ def make_tuner(name: str, seed: int) -> BaseOptimizer:
     raise SystemExit(f"no tuner {name!r}")
 
 
-def run(start: str, tuner: str, seed: int, steps: int) -> _Row:
+def run(start: str, tuner: str, seed: int, steps: int, tuner_config: Mapping[str, Any]) -> _Row:
     preset = preset_for("CartPole-v1", "ppo")
     config: Mapping[str, Any] = {**preset.agent, "learning_rate": STARTS[start], "schedule_steps": None}
     env, observation_space, action_space = make_envs("CartPole-v1", preset.num_envs)
@@ -90,7 +91,7 @@ def run(start: str, tuner: str, seed: int, steps: int) -> _Row:
             agent,
             BatchPipeline(env, window_size=preset.window_size, seed=seed),
             evaluator=Watched(curve),
-            optimizer=make_tuner(tuner, seed),
+            optimizer=make_tuner(tuner, seed, tuner_config),
             checkpoint_dir=directory,
             max_episodes=math.ceil(steps / preset.window_size),
             backoff_factor=1.0,  # As while learning pays: tuned every window.
@@ -110,10 +111,10 @@ async def _run_and_follow(optimizer: RLOptimizer) -> list[tuple[int, float]]:
     return [(event.window, float(event.new["learning_rate"])) for event in changes]
 
 
-def run_in_a_process(start: str, tuner: str, seed: int, steps: int) -> _Row:
+def run_in_a_process(start: str, tuner: str, seed: int, steps: int, config: str) -> _Row:
     environment = dict(os.environ, OMP_NUM_THREADS="1", TF_CPP_MIN_LOG_LEVEL="3", TF_ENABLE_ONEDNN_OPTS="0")
     environment |= {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
-    command = [sys.executable, __file__, "--one", start, tuner, str(seed), str(steps)]
+    command = [sys.executable, __file__, "--one", start, tuner, str(seed), str(steps), config]
     done = subprocess.run(command, env=environment, check=False, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"{start}, {tuner}, seed {seed} failed:\n{done.stderr[-3000:]}")
@@ -148,11 +149,11 @@ def report(rows: list[_Row]) -> None:
             print(f"{tuner}: higher from one start, not lower from the other: {'met' if is_met else 'MISSED'}")
 
 
-async def _run_all(runs: list[tuple[str, str, int, int]], jobs: int, out: Path | None) -> list[_Row]:
+async def _run_all(runs: list[tuple[str, str, int, int, str]], jobs: int, out: Path | None) -> list[_Row]:
     rows: list[_Row] = []
     limiter = anyio.CapacityLimiter(jobs)
 
-    async def one(key: tuple[str, str, int, int]) -> None:
+    async def one(key: tuple[str, str, int, int, str]) -> None:
         row = await anyio.to_thread.run_sync(run_in_a_process, *key, limiter=limiter)
         rows.append(row)
         if out is not None:
@@ -171,24 +172,26 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=10, help="how many")
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--tuners", default="none,paired-block", help="of none, paired-block, pbt, backoff")
+    parser.add_argument("--starts", default=",".join(STARTS), help="of low, high")
+    parser.add_argument("--config", default="{}", metavar="JSON", help="of paired-block, in place of the defaults")
     parser.add_argument("--steps", type=int, default=100_000, help="environment steps a run")
     parser.add_argument("--jobs", type=int, default=1, help="processes at once")
     parser.add_argument("--out", type=Path, help="append raw results, a line of JSON each")
     parser.add_argument("--report", type=Path, nargs="+", help="run nothing; report on raw results")
-    parser.add_argument("--one", nargs=4, help=argparse.SUPPRESS)
+    parser.add_argument("--one", nargs=5, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
-        start, tuner, seed, steps = arguments.one
-        print(json.dumps(run(start, tuner, int(seed), int(steps))))
+        start, tuner, seed, steps, config = arguments.one
+        print(json.dumps(run(start, tuner, int(seed), int(steps), json.loads(config))))
         return
     if arguments.report:
         report([json.loads(line) for path in arguments.report for line in path.read_text().splitlines()])
         return
     seeds = range(arguments.first, arguments.first + arguments.seeds)
     runs = [
-        (start, tuner, seed, arguments.steps)
+        (start, tuner, seed, arguments.steps, arguments.config)
         for seed in seeds
-        for start in STARTS
+        for start in arguments.starts.split(",")
         for tuner in arguments.tuners.split(",")
     ]
     report(anyio.run(_run_all, runs, arguments.jobs, arguments.out))
