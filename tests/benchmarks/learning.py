@@ -4,12 +4,12 @@
     python tests/benchmarks/learning.py --tasks cartpole-ppo --against stable-baselines3
 
 Every seed is a process of its own with one thread for each library. A run is the loop itself: pipeline, agent,
-judge and snapshots. Its *shipped* policy is the best one by 20 evaluation episodes (300 where Gymnasium steps them as
-one), whose seeds are disjoint from those of the 100 test episodes that give the final score. A threshold is reached
-where two evaluations in a row are at or above it; a seed that never gets there counts as over its budget. Every
-environment step of the run counts; those of the evaluations do not, nor does their time. The interquartile mean and its
-stratified bootstrap are those of Agarwal et al. 2021 (arXiv 2108.13264). The peer gets the same budget, settings,
-evaluations and threads.
+judge and snapshots. Its *shipped* policy is the one at which three evaluations in a row had the best mean, of 20
+episodes each (300 where Gymnasium steps them as one), whose seeds are disjoint from those of the 100 test episodes
+that give the final score. A threshold is reached where two evaluations in a row are at or above it; a seed that never
+gets there counts as over its budget. Every environment step of the run counts; those of the evaluations do not, nor
+does their time. The interquartile mean and its stratified bootstrap are those of Agarwal et al. 2021 (arXiv
+2108.13264). The peer gets the same budget, settings, evaluations and threads.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ from peer import run_peer
 from scores import PEER, TEST_EPISODES, TEST_SEED, Act, Curve, Result, describe, mean_return
 from tasks import TASKS, Task
 
-from optix_stream import BaseAgent, BaseEvaluator, EpisodeData, EvalMetrics, RLOptimizer
+from optix_stream import BaseAgent, BaseEvaluator, EpisodeData, EvalMetrics, Outcome, RLOptimizer, Verdict
 from optix_stream.cli.loading import make_agent, make_envs
 from optix_stream.learner import deterministic_policy
 from optix_stream.presets import preset_for
 
 
 class Validation(BaseEvaluator):
-    """Scores the agent by evaluation episodes instead of the window; a later one as good is better."""
+    """Scores the agent by evaluation episodes instead of the window."""
 
     def __init__(self, curve: Curve, steps: int) -> None:
         self._curve = curve
@@ -51,10 +51,27 @@ class Validation(BaseEvaluator):
     def score(self, episode_data: EpisodeData, train_diagnostics: dict[str, float]) -> EvalMetrics | None:
         self._steps += episode_data.length
         score = self._curve.point(self._steps, is_last=self._steps >= self._budget)
-        return None if score is None else EvalMetrics(score, {}, episode_data.episode_id)
+        return None if score is None else EvalMetrics(self._curve.level, {}, episode_data.episode_id)
 
-    def compare(self, candidate: EvalMetrics, baseline: EvalMetrics) -> bool:
-        return candidate.primary_score >= baseline.primary_score
+
+class LatestBest:
+    """A judge that keeps the best policy, and of several as good the latest, which has learned most."""
+
+    def __init__(self) -> None:
+        self._best = -math.inf
+
+    def update(self, metrics: EvalMetrics) -> Verdict:
+        score = metrics.primary_score
+        if score < self._best:
+            return Verdict(outcome=Outcome.UNCHANGED, evidence=f"score {score:.6g} is below {self._best:.6g}")
+        self._best = score
+        return Verdict(outcome=Outcome.IMPROVED, evidence=f"score {score:.6g} is the best", promote=True)
+
+    def restart(self) -> None:
+        self._best = -math.inf
+
+    def reinstate(self) -> None:
+        pass
 
 
 def best_of(agent: BaseAgent) -> Act:
@@ -82,6 +99,7 @@ def run_ours(name: str, task: Task, seed: int) -> Result:
             max_episodes=math.ceil(task.steps / window),
             plateau_threshold=10**9,
             dormant_threshold=10**9 + 1,
+            judge=LatestBest(),
         )
         start = time.perf_counter()
         report = anyio.run(optimizer.run)

@@ -44,9 +44,9 @@ def run_peer(name: str, task: Task, seed: int) -> Result:
 
     def watch(_locals: Any, _globals: Any) -> bool:
         score = curve.point(model.num_timesteps, is_last=False)
-        if score is not None and score >= best[0]:
+        if score is not None and curve.level >= best[0]:
             moments = None if normalize is None else (normalize.obs_rms.mean.copy(), normalize.obs_rms.var.copy())
-            best[:] = [score, {k: v.clone() for k, v in model.policy.state_dict().items()}, moments]
+            best[:] = [curve.level, {k: v.clone() for k, v in model.policy.state_dict().items()}, moments]
         return True
 
     start = time.perf_counter()

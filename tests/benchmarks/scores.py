@@ -105,6 +105,11 @@ class Curve:
         return score
 
     @property
+    def level(self) -> float:
+        """Mean of the latest three scores: the luck of single ones would choose the policy."""
+        return statistics.fmean(score for _, score in self.points[-3:])
+
+    @property
     def reached(self) -> int | None:
         """Steps at the first of two evaluations in a row at or above the threshold."""
         threshold = self._task.threshold
