@@ -114,7 +114,7 @@ _NAMED: Mapping[tuple[str, str], Preset] = {
         plateau_threshold=20,
         dormant_threshold=60,
         agent={
-            "hidden": (128, 128), "epochs": 10, "minibatch_size": 128, "gae_lambda": 0.94, "learning_rate": 1e-3,
+            "epochs": 10, "minibatch_size": 128, "gae_lambda": 0.94, "learning_rate": 1e-3,
             "schedule_steps": 100_000, "normalize_observations": True, "normalize_rewards": True,
         },
     ),
