@@ -69,6 +69,7 @@ from optix_stream.events import (
     StateChanged,
     SubscriberFailed,
     SubscriberLagging,
+    SwitchbackStarted,
     TransitionsDropped,
     TransitionsRejected,
     WatchdogStarted,
@@ -97,6 +98,7 @@ from optix_stream.queue import OverflowPolicy, TransitionQueue
 from optix_stream.reconnecting import BreakerPolicy, ReconnectPolicy
 from optix_stream.rl_optimizer import RLOptimizer
 from optix_stream.scheduler import BackoffScheduler
+from optix_stream.switchback import SwitchbackConfig
 from optix_stream.types import (
     CompletedEpisode,
     EpisodeData,
@@ -209,6 +211,8 @@ __all__ = [
     "SubscriberFailed",
     "SubscriberLagging",
     "Subscription",
+    "SwitchbackConfig",
+    "SwitchbackStarted",
     "SystemClock",
     "ThresholdJudge",
     "Transition",

@@ -148,6 +148,28 @@ class Checkpointer:
         self._tell_reports(window)
         return snapshot
 
+    async def save_aside(self, metrics: EvalMetrics, why: str) -> PolicySnapshot:
+        """Save the agent as it is, so that it can be had again; not as the best.
+
+        Raises:
+            CheckpointError: it could not be written.
+        """
+        await self._settle()
+
+        def save(agent: BaseAgent) -> PolicySnapshot:
+            return self._registry.save(agent, metrics, agent.get_hyperparams(), evidence=why, is_best=False)
+
+        return await self._learner.call(save)
+
+    async def load(self, snapshot: PolicySnapshot) -> None:
+        """Give the agent this policy.
+
+        Raises:
+            CheckpointError: it cannot be read.
+        """
+        await self._learner.call(lambda agent: self._registry.load(agent, snapshot))
+        await self._learner.publish()
+
     async def load_best(self, window: int) -> PolicySnapshot | None:
         """Give the agent the best policy; None if there is none.
 

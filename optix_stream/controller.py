@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, nullcontext
+from functools import partial
 
 import anyio
 from anyio.abc import TaskGroup
@@ -42,18 +43,23 @@ from optix_stream.events import (
     WindowLearned,
     WindowScored,
 )
+from optix_stream.intake_gate import gated
 from optix_stream.journal import Journal, JournalOptions
 from optix_stream.judges import ThresholdJudge
 from optix_stream.learner import Learner, LearnerPlacement, make_learner
 from optix_stream.pipeline import StreamPipeline
 from optix_stream.recipes import AgentRecipe
+from optix_stream.recovery import Recovery
 from optix_stream.run_state import Progress
 from optix_stream.scheduler import BackoffScheduler
+from optix_stream.switchback import SwitchbackConfig
 from optix_stream.types import EpisodeData, LoopState, PolicySnapshot, RunReport, Statistics
+from optix_stream.validation import Validation
 
 logger = logging.getLogger(__name__)
 
 _JOURNAL = "journal.sqlite"
+_SWITCHBACK = SwitchbackConfig()
 
 
 class LoopController:
@@ -81,6 +87,11 @@ class LoopController:
         checkpoint_every: how often the state of the run is saved, besides when it ends.
         journal: keep what a live pipeline accepts between two checkpoints, beside these: after a kill, ``resume``
             learns from it first. What a pipeline takes is accepted, and only then learned from, when it is on the disk.
+        switchback: how the best policy and the live one are compared before a rollback, where the source can be
+            paused and the judge says what it compares with; None: they are not.
+        validation: a second pipeline, which can be paused and on which the agent only acts, without exploration: after
+            each window one of these, whose score is the one that is judged.
+        watchdog_learning: share of the windows that a live run goes on learning from once it is trained.
 
     Raises:
         ConfigurationError: a process for an agent without a recipe, a pipeline made for another agent, a journal
@@ -107,6 +118,9 @@ class LoopController:
         resume: bool = False,
         checkpoint_every: CheckpointEvery = EVERY_MINUTE,
         journal: bool | JournalOptions = False,
+        switchback: SwitchbackConfig | None = _SWITCHBACK,
+        validation: BasePipeline | None = None,
+        watchdog_learning: float = 1.0,
     ) -> None:
         if not isinstance(pipeline, BasePipeline):
             raise ConfigurationError(f"pipeline: expected one such as BatchPipeline(env), got {pipeline!r}")
@@ -116,6 +130,8 @@ class LoopController:
             raise ConfigurationError(f"max_episodes: expected at least 1 window, got {max_episodes}")
         if max_learning_failures < 1:
             raise ConfigurationError(f"max_learning_failures: expected at least 1, got {max_learning_failures}")
+        if not 0.0 <= watchdog_learning <= 1.0:
+            raise ConfigurationError(f"watchdog_learning: expected a share from 0 to 1, got {watchdog_learning}")
         self._evaluator = evaluator
         self._optimizer = optimizer
         self._pipeline = pipeline
@@ -144,7 +160,16 @@ class LoopController:
             resume=resume,
             journal=self._journal,
         )
+        self._validation = None if validation is None else Validation(validation, self._learner, evaluator)
+        self._watchdog_learning = watchdog_learning
         self._progress = Progress()
+        self._recovery = Recovery(
+            checkpoints=self._checkpoints,
+            evaluator=evaluator,
+            events=self._bus,
+            clock=self._clock,
+            switchback=None if pipeline.is_live and validation is None else switchback,
+        )
         self._decisions = Decisions(
             judge=self._judge,
             scheduler=backoff_scheduler,
@@ -153,6 +178,7 @@ class LoopController:
             checkpoints=self._checkpoints,
             events=self._bus,
             clock=self._clock,
+            recovery=self._recovery,
             rolls_back=rollback_on_degradation,
         )
         self._is_running = False
@@ -249,23 +275,22 @@ class LoopController:
         self._bus.emit(LoopStarted(is_live=self._pipeline.is_live, time=self._clock.now()))
         self._begin_anew()
         progress, checkpoints = self._progress, self._checkpoints
-        async with checkpoints.open(self._parts(), tasks), self._open_pipeline() as source:
+        async with checkpoints.open(self._parts(), tasks), self._open_validation(), self._open_pipeline() as source:
             reason = self._reason_to_end() if checkpoints.has_resumed else None
             while reason is None:
                 window = await self._next_window(source)
                 if window is None:
                     reason = "stopped" if self._stop_requested else "source_ended"
                     break
-                await self._process(source, window)
                 progress.windows += 1
+                await self._process(source, window)
                 reason = self._reason_to_end()
                 if reason is None:
                     if self.state is LoopState.DORMANT:
                         self._enter_watchdog(window)
                     await checkpoints.after_window(window.episode_id)
-            # In this order: a run that goes on from there must not know that it once ended.
-            await checkpoints.at_end(progress.windows - 1)
             await self._decisions.at_end()
+            await checkpoints.at_end(progress.windows - 1)
             return reason
 
     def _reason_to_end(self) -> str | None:
@@ -286,6 +311,8 @@ class LoopController:
             "evaluator": self._evaluator,
             "pipeline": self._pipeline,
         }
+        if self._validation is not None:
+            parts["validation"] = self._validation.pipeline
         return parts if self._journal is None else {**parts, "journal": self._journal}
 
     def _begin_anew(self) -> None:
@@ -293,11 +320,23 @@ class LoopController:
         self._decisions.restart()
         self._progress.restart()
 
+    def _open_validation(self) -> AbstractAsyncContextManager[None]:
+        return nullcontext() if self._validation is None else self._validation.open(self._bus)
+
     def _open_pipeline(self) -> AbstractAsyncContextManager[WindowSource]:
         intake = self._learner.intake()
         if intake is None:  # A pipeline of the user's own need not know that there is such a thing.
             return self._pipeline.open(self._learner.policy, self._bus)
-        return self._pipeline.open(self._learner.policy, self._bus, intake)
+        return self._pipeline.open(self._learner.policy, self._bus, gated(intake, self._is_learning))
+
+    def _is_learning(self) -> bool:
+        """Whether the window that is filling is to be learned from."""
+        return not self._recovery.is_comparing and self._learns_from(self._progress.windows)
+
+    def _learns_from(self, index: int) -> bool:
+        """Whether the run's window of this number is: once trained, of so many only the configured share."""
+        share = self._watchdog_learning
+        return self.state is not LoopState.WATCHDOG or int((index + 1) * share) > int(index * share)
 
     async def _next_window(self, source: WindowSource) -> EpisodeData | None:
         if self._stop_requested:
@@ -308,6 +347,18 @@ class LoopController:
             finally:
                 self._waiting = None
         return None
+
+    async def _next_to_compare(self, source: WindowSource) -> EpisodeData | None:
+        """A window from which nothing is learned."""
+        if self._validation is not None:
+            return await self._validation.next_window()
+        if self._reason_to_end() is not None:
+            return None
+        window = await self._next_window(source)
+        if window is not None:
+            source.record_dropped(window, "switchback")
+            self._progress.windows += 1
+        return window
 
     async def _process(self, source: WindowSource, window: EpisodeData) -> None:
         self._bus.emit(
@@ -322,6 +373,8 @@ class LoopController:
         if diagnostics is None:
             return
         metrics = checked_score(self._evaluator.score(window, diagnostics), window)
+        if self._validation is not None:
+            metrics = await self._validation.score(window.episode_id)
         is_probe = self._optimizer.is_probing
         old_state = self.state
         verdict = None
@@ -340,11 +393,14 @@ class LoopController:
             )
         )
         if verdict is not None and metrics is not None:
-            await self._decisions.act_on(verdict, metrics, old_state)
+            await self._decisions.act_on(verdict, metrics, old_state, partial(self._next_to_compare, source))
         if metrics is not None:
             await self._tune(window.episode_id)
 
     async def _learn(self, source: WindowSource, window: EpisodeData) -> dict[str, float] | None:
+        if not self._learns_from(self._progress.windows - 1):
+            source.record_dropped(window, "watchdog")
+            return {}
         try:
             diagnostics = await self._learner.learn(window)
         except Exception as error:

@@ -10,7 +10,8 @@ from optix_stream.checkpointing import Checkpointer
 from optix_stream.clock import Clock
 from optix_stream.contracts import BaseOptimizer, EventSink, Judge, Outcome, Stateful, Verdict
 from optix_stream.errors import CheckpointError
-from optix_stream.events import Degraded, Improved, PlateauReached, RolledBack, StateChanged, WentDormant
+from optix_stream.events import Cause, Degraded, Improved, PlateauReached, StateChanged, WentDormant
+from optix_stream.recovery import NextWindow, Recovery
 from optix_stream.run_state import Progress
 from optix_stream.scheduler import BackoffScheduler
 from optix_stream.types import EvalMetrics, LoopState, PolicySnapshot
@@ -29,6 +30,7 @@ class Decisions(Stateful):
         checkpoints: save and load policies.
         events: where it is told.
         clock: stamps events.
+        recovery: finds causes and rolls back.
         rolls_back: go back to the best policy when the score falls.
     """
 
@@ -42,6 +44,7 @@ class Decisions(Stateful):
         checkpoints: Checkpointer,
         events: EventSink,
         clock: Clock,
+        recovery: Recovery,
         rolls_back: bool,
     ) -> None:
         self._judge = judge
@@ -51,6 +54,7 @@ class Decisions(Stateful):
         self._checkpoints = checkpoints
         self._events = events
         self._clock = clock
+        self._recovery = recovery
         self._rolls_back = rolls_back
         self.restart()
 
@@ -73,13 +77,14 @@ class Decisions(Stateful):
         self._scheduler.record(verdict, metrics.primary_score)
         return verdict
 
-    async def act_on(self, verdict: Verdict, metrics: EvalMetrics, old: LoopState) -> None:
+    async def act_on(self, verdict: Verdict, metrics: EvalMetrics, old: LoopState, next_window: NextWindow) -> None:
         """Save, roll back and tell.
 
         Args:
             verdict: on these metrics.
             metrics: of the latest window.
             old: the state before it.
+            next_window: a further one to compare policies in.
         """
         window, state = metrics.episode_id, self._scheduler.current_state
         worth = metrics if verdict.score is None else dataclasses.replace(metrics, primary_score=verdict.score)
@@ -97,7 +102,7 @@ class Decisions(Stateful):
                         Improved(window=window, snapshot=snapshot, evidence=verdict.evidence, time=self._clock.now())
                     )
             case Outcome.DEGRADED:
-                await self._face_degradation(verdict, metrics)
+                await self._face_degradation(verdict, metrics, next_window)
             case _ if state is LoopState.DORMANT:
                 self._optimizer.on_plateau(tuple(self._progress.history))
                 self._events.emit(WentDormant(window=window, evidence=verdict.evidence, time=self._clock.now()))
@@ -127,33 +132,23 @@ class Decisions(Stateful):
         self._is_unsaved, self._since_saved, self._sound = False, 0, None
         return await self._checkpoints.save_policy(worth, verdict.evidence)
 
-    async def _face_degradation(self, verdict: Verdict, metrics: EvalMetrics) -> None:
-        window = metrics.episode_id
-        # The policy from before it did no better: it is not the policy that has changed.
-        is_the_world = self._rolls_back and verdict.recurs
+    async def _face_degradation(self, verdict: Verdict, metrics: EvalMetrics, next_window: NextWindow) -> None:
+        window, evidence = metrics.episode_id, verdict.evidence
+        cause: Cause | None = None
+        if self._rolls_back:
+            comparison = await self._recovery.find_cause(verdict, metrics, next_window)
+            if comparison is not None:
+                cause, evidence = comparison.cause, f"{evidence}; {comparison.evidence}"
+            elif verdict.recurs:
+                cause, evidence = "environment", f"{evidence}; going back to the best policy has not helped"
         self._events.emit(
-            Degraded(
-                window=window,
-                metrics=metrics,
-                evidence=verdict.evidence,
-                cause="environment" if is_the_world else None,
-                time=self._clock.now(),
-            )
+            Degraded(window=window, metrics=metrics, evidence=evidence, cause=cause, time=self._clock.now())
         )
-        if is_the_world:
+        if cause == "environment":
+            # Nobody knows what can be earned in this world: its own scores will tell.
             self._judge.restart()
-        elif self._rolls_back:
-            await self._roll_back(window)
-
-    async def _roll_back(self, window: int) -> None:
-        try:
-            snapshot = await self._checkpoints.load_best(window)
-        except CheckpointError as error:
-            self._checkpoints.tell_failure(window, error)
-            return
-        if snapshot is not None:
+        elif self._rolls_back and await self._recovery.roll_back(window):
             self._judge.reinstate()
-            self._events.emit(RolledBack(window=window, snapshot=snapshot, time=self._clock.now()))
 
     # --- state
 

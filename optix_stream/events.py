@@ -132,6 +132,20 @@ class WatchdogStarted(Event, frozen=True, kw_only=True, eq=False):
     window: int
 
 
+class SwitchbackStarted(Event, frozen=True, kw_only=True, eq=False):
+    """The score fell, and the best policy and the live one now act by turns to see which of them, or whether the world,
+    is to blame. ``Degraded`` follows.
+
+    Attributes:
+        windows_each: scores that each is to get; nothing is learned from these windows.
+        evidence: of the fall.
+    """
+
+    window: int
+    windows_each: int
+    evidence: str
+
+
 class Degraded(Event, frozen=True, kw_only=True, eq=False):
     """The score fell below what the best policy earned.
 

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
+
+_SHORT_RUN: Mapping[str, Any] = {"reference_windows": 24, "minimal_effect": 0.7}
+"""Answers in tens of windows. What that costs is printed by ``decisions.py --reference-windows 24``."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -17,15 +20,19 @@ class Preset:
     Attributes:
         num_envs: environments stepped side by side.
         window_size: transitions a window, over all of them.
-        smoothing: scores that the judge averages over.
-        plateau_threshold: windows without improvement until COOLING.
-        dormant_threshold: windows without improvement until DORMANT.
-        degradation_threshold: share of the best score below which the policy counts as degraded.
+        judge: who decides what a score means.
+        evidence: keywords for the evidence judge's ``EvidenceConfig``.
+        smoothing: scores that the threshold judge averages over, and what is displayed.
+        plateau_threshold: windows without improvement until the threshold judge says COOLING.
+        dormant_threshold: likewise until DORMANT.
+        degradation_threshold: share of the best score below which it says that the policy is degraded.
         agent: keywords for the agent's ``for_spaces``.
     """
 
     num_envs: int = 8
     window_size: int = 2048
+    judge: Literal["evidence", "threshold"] = "threshold"
+    evidence: Mapping[str, Any] = field(default_factory=lambda: _SHORT_RUN)
     smoothing: int = 10
     plateau_threshold: int = 10
     dormant_threshold: int = 30
@@ -65,6 +72,7 @@ _NAMED: Mapping[tuple[str, str], Preset] = {
     ("CartPole-v1", "ppo"): Preset(
         num_envs=8,
         window_size=256,
+        evidence={"reference_windows": 32, "minimal_effect": 0.5},
         smoothing=40,
         plateau_threshold=40,
         dormant_threshold=120,
@@ -77,9 +85,8 @@ _NAMED: Mapping[tuple[str, str], Preset] = {
         num_envs=1,
         window_size=1024,
         agent={
-            "hidden": (64, 64), "learning_rate": 1e-3, "gamma": 0.98, "n_step": 5, "increment": 64,
-            "target_interval": 64, "exploration_steps": 8000, "epsilon_end": 0.04, "layer_norm": True,
-            "scale_observations": True,
+            "hidden": (64, 64), "learning_rate": 1e-3, "batch_size": 64, "increment": 256, "update_ratio": 0.5,
+            "target_interval": 128, "exploration_steps": 8000, "epsilon_end": 0.04,
         },
     ),
     ("Pendulum-v1", "sac"): Preset(
@@ -114,7 +121,7 @@ _NAMED: Mapping[tuple[str, str], Preset] = {
         plateau_threshold=20,
         dormant_threshold=60,
         agent={
-            "epochs": 10, "minibatch_size": 128, "gae_lambda": 0.94, "learning_rate": 1e-3,
+            "hidden": (128, 128), "epochs": 10, "minibatch_size": 128, "gae_lambda": 0.94, "learning_rate": 1e-3,
             "schedule_steps": 100_000, "normalize_observations": True, "normalize_rewards": True,
         },
     ),

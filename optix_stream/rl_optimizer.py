@@ -9,17 +9,20 @@ from optix_stream.bus import Subscription
 from optix_stream.callbacks import LoopCallback
 from optix_stream.checkpointing import EVERY_MINUTE, CheckpointEvery
 from optix_stream.checkpoints import CheckpointRegistry
-from optix_stream.contracts import BaseAgent, BaseEvaluator, BaseOptimizer, BasePipeline, Judge, Policy
+from optix_stream.contracts import BaseAgent, BaseEvaluator, BaseOptimizer, BasePipeline, Policy
 from optix_stream.controller import LoopController
 from optix_stream.errors import ConfigurationError
 from optix_stream.evaluators import EpisodeReturnEvaluator
 from optix_stream.journal import JournalOptions
+from optix_stream.judges import JudgeChoice, make_judge
 from optix_stream.learner import LearnerPlacement
 from optix_stream.optimizers import PairedBlockTuner
 from optix_stream.optimizers.parameters import Bounds
 from optix_stream.recipes import AgentRecipe
 from optix_stream.scheduler import BackoffScheduler
 from optix_stream.types import LoopState, PolicySnapshot, RunReport, Statistics
+
+_THRESHOLD_DEFAULTS = (0.0, 5, 20, 0.95)
 
 
 class RLOptimizer:
@@ -34,17 +37,21 @@ class RLOptimizer:
         checkpoint_dir: where snapshots go.
         max_snapshots: how many to keep; the best and the latest are always kept.
         rollback_on_degradation: go back to the best snapshot when the score falls.
-        improvement_margin: by how much, in score units, a new best must beat the old.
+        improvement_margin: by how much, in score units, a new best must beat the old (threshold judge).
         max_episodes: stop after this many windows; None: run until DORMANT.
         base_interval: windows between two tuning steps while learning pays.
         backoff_factor: growth of that interval with each window that brings nothing.
         max_interval_episodes: its cap.
-        plateau_threshold: windows without improvement until COOLING.
-        dormant_threshold: windows without improvement until DORMANT.
-        degradation_threshold: share of the best score below which the policy counts as degraded.
+        plateau_threshold: windows without improvement until COOLING (threshold judge).
+        dormant_threshold: windows without improvement until DORMANT (threshold judge).
+        degradation_threshold: share of the best score below which the policy counts as degraded (threshold judge).
         callbacks: hooks, see ``LoopCallback``.
-        judge: decides what a score means, in place of the margins above.
+        judge: decides what a score means: ``"evidence"`` (or an ``EvidenceConfig``), which states how often it errs, or
+            ``"threshold"``, the original system's margins and counts, or one of your own. None: ``"threshold"`` where
+            one of the four parameters that are the threshold judge's is not at its default, else ``"evidence"``.
         learner: ``"thread"`` or ``"process"``: where the agent learns, see ``LoopController``.
+        validation: a second pipeline, on which the agent only acts and whose scores are judged, see ``LoopController``.
+        watchdog_learning: share of the windows that a live run goes on learning from once it is trained.
         resume: go on from the last checkpoint in ``checkpoint_dir``, as if the run had never stopped; where there is
             none, begin.
         checkpoint_every: how often the state of the run is saved, besides when it ends.
@@ -75,8 +82,10 @@ class RLOptimizer:
         degradation_threshold: float = 0.95,
         callbacks: Sequence[LoopCallback] | None = None,
         *,
-        judge: Judge | None = None,
+        judge: JudgeChoice | None = None,
         learner: LearnerPlacement = None,
+        validation: BasePipeline | None = None,
+        watchdog_learning: float = 1.0,
         resume: bool = False,
         checkpoint_every: CheckpointEvery = EVERY_MINUTE,
         journal: bool | JournalOptions = False,
@@ -84,9 +93,13 @@ class RLOptimizer:
     ) -> None:
         if optimizer is not None and param_bounds is not None:
             raise ConfigurationError("param_bounds: expected none beside an optimizer, which has its own")
+        evaluator = evaluator if evaluator is not None else EpisodeReturnEvaluator()
+        if judge is None:
+            given = (improvement_margin, plateau_threshold, dormant_threshold, degradation_threshold)
+            judge = "evidence" if given == _THRESHOLD_DEFAULTS else "threshold"
         self.controller = LoopController(
             agent=agent,
-            evaluator=evaluator if evaluator is not None else EpisodeReturnEvaluator(),
+            evaluator=evaluator,
             optimizer=optimizer if optimizer is not None else PairedBlockTuner(param_bounds),
             pipeline=pipeline,
             checkpoint_registry=CheckpointRegistry(checkpoint_dir, max_snapshots),
@@ -102,8 +115,15 @@ class RLOptimizer:
             improvement_margin=improvement_margin,
             max_episodes=max_episodes,
             callbacks=callbacks,
-            judge=judge,
+            judge=make_judge(
+                judge,
+                improvement_margin=improvement_margin,
+                degradation_threshold=degradation_threshold,
+                compare=evaluator.compare,
+            ),
             learner=learner,
+            validation=validation,
+            watchdog_learning=watchdog_learning,
             resume=resume,
             checkpoint_every=checkpoint_every,
             journal=journal,

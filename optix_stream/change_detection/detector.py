@@ -117,7 +117,10 @@ class ChangeDetector(Stateful):
 
     def state_dict(self) -> Mapping[str, Any]:
         return {
-            "noise": msgspec.to_builtins(self.noise),
+            "noise": {
+                name: list(value) if isinstance(value, tuple) else value
+                for name, value in msgspec.structs.asdict(self.noise).items()
+            },
             "batch": self.batch,
             "slack": self._slack,
             "last": self._last,

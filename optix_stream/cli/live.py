@@ -41,7 +41,7 @@ class LiveDisplay(Silence):
         title: what is trained.
         now: seconds, on the clock of the events.
         max_windows: the budget; None: none.
-        dormant_threshold: windows without improvement until DORMANT.
+        dormant_threshold: windows without improvement until DORMANT; None: it takes more than a count.
         console: where to draw.
     """
 
@@ -52,7 +52,7 @@ class LiveDisplay(Silence):
         *,
         now: Callable[[], float],
         max_windows: int | None,
-        dormant_threshold: int,
+        dormant_threshold: int | None,
         console: Console | None = None,
     ) -> None:
         self._history = history
@@ -138,9 +138,8 @@ class LiveDisplay(Silence):
             f"  tuning every {history.interval} windows" if history.interval > 1 else "  tuning every window", "dim"
         )
         if history.idle_windows:
-            text.append(
-                f"  no improvement for {history.idle_windows} windows, dormant at {self._dormant_threshold}", "dim"
-            )
+            at = "" if self._dormant_threshold is None else f", dormant at {self._dormant_threshold}"
+            text.append(f"  no improvement for {history.idle_windows} windows{at}", "dim")
         return text
 
     def _note_lines(self) -> list[RenderableType]:

@@ -27,6 +27,7 @@ from optix_stream.events import (
     StateChanged,
     SubscriberFailed,
     SubscriberLagging,
+    SwitchbackStarted,
     TransitionsDropped,
     TransitionsRejected,
     WatchdogStarted,
@@ -77,8 +78,10 @@ def _text_of(event: Event) -> tuple[str | None, Tone]:
             return f"dormant: {evidence}", Tone.GOOD
         case WatchdogStarted():
             return "watchdog: trained, watching for degradation", Tone.PLAIN
-        case Degraded(evidence=evidence):
-            return f"degraded: {evidence}", Tone.BAD
+        case SwitchbackStarted(evidence=evidence, windows_each=each):
+            return f"comparing the live policy with the best over {each} windows each: {evidence}", Tone.WARNING
+        case Degraded(evidence=evidence, cause=cause):
+            return f"degraded{'' if cause is None else f' ({cause})'}: {evidence}", Tone.BAD
         case RolledBack(snapshot=snapshot):
             best = score(snapshot.eval_metrics.primary_score)
             return f"rolled back to {snapshot.snapshot_id}, score {best}", Tone.WARNING

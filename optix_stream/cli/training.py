@@ -14,7 +14,6 @@ from typing import Any, Literal
 
 import anyio
 import anyio.to_thread
-import msgspec
 
 from optix_stream.checkpointing import CheckpointEvery
 from optix_stream.cli import reports
@@ -31,11 +30,10 @@ from optix_stream.cli.loading import (
 from optix_stream.cli.progress import Display, PlainLog, Silence
 from optix_stream.cli.record import RunRecord, has_record, read_record
 from optix_stream.cli.session import Session, run_session
-from optix_stream.cli.tuners import DEFAULT_TUNER, make_tuner
 from optix_stream.clock import SystemClock
-from optix_stream.contracts import BaseAgent
+from optix_stream.contracts import BaseAgent, Judge
 from optix_stream.errors import CheckpointError, ConfigurationError
-from optix_stream.judges import ThresholdJudge
+from optix_stream.judges import EvidenceConfig, EvidenceJudge, ThresholdJudge
 from optix_stream.presets import Preset, preset_for
 from optix_stream.rl_optimizer import RLOptimizer
 
@@ -50,7 +48,7 @@ class TrainSettings:
         env_id: Gymnasium's name of the environment.
         agent: name of the agent.
         learner: where it learns: ``thread`` or ``process``.
-        tuner: name of what tunes it.
+        rolls_back: go back to the best policy when the score falls.
         seed: of agent and environments.
         preset: how to train.
         max_steps: environment steps; None: until DORMANT.
@@ -66,7 +64,7 @@ class TrainSettings:
     env_id: str
     agent: str
     learner: Literal["thread", "process"]
-    tuner: str
+    rolls_back: bool
     seed: int
     preset: Preset
     max_steps: int | None
@@ -97,25 +95,23 @@ def settings_of(arguments: argparse.Namespace) -> TrainSettings:
     agent = arguments.agent if arguments.agent is not None else "ppo"
     seed = arguments.seed if arguments.seed is not None else 0
     max_steps = arguments.max_steps
-    tuner = arguments.tuner if arguments.tuner is not None else DEFAULT_TUNER
-    named = {"num_envs": arguments.num_envs, "window_size": arguments.window_size}
+    named = _given({name: getattr(arguments, name) for name in ("num_envs", "window_size", "judge")})
+    evidence = _given({name: getattr(arguments, name) for name in ("minimal_effect", "windows_per_false_alarm")})
     record = read_record(directory) if arguments.resume and has_record(directory) else None
     if record is not None:
         preset = _recorded_preset(record)
-        _check_same({"env_id": arguments.env_id, "agent": arguments.agent, "seed": arguments.seed, **named}, record)
-        _check_same({"tuner": arguments.tuner}, record)
-        agent, seed, tuner = record.agent, record.seed, record.settings.get("tuner", DEFAULT_TUNER)
+        _check_same({"env_id": arguments.env_id, "agent": arguments.agent, "seed": arguments.seed}, record)
+        _check_same({**named, **evidence}, record)
+        agent, seed = record.agent, record.seed
         max_steps = max_steps if max_steps is not None else record.settings.get("max_steps")
     else:
-        given = {name: value for name, value in named.items() if value is not None}
-        preset = dataclasses.replace(preset_for(arguments.env_id, agent), **given)
-        if arguments.params is not None:
-            preset = dataclasses.replace(preset, agent={**preset.agent, **_read_params(arguments.params, agent)})
+        preset = preset_for(arguments.env_id, agent)
+        preset = dataclasses.replace(preset, evidence={**preset.evidence, **evidence}, **named)
     return TrainSettings(
         env_id=arguments.env_id,
         agent=agent,
         learner=arguments.learner,
-        tuner=tuner,
+        rolls_back=arguments.rollback,
         seed=seed,
         preset=preset,
         max_steps=max_steps,
@@ -129,32 +125,22 @@ def settings_of(arguments: argparse.Namespace) -> TrainSettings:
     )
 
 
-def _read_params(path: Path, agent: str) -> dict[str, Any]:
-    """The agent's keywords in a file, which may be the result of a search."""
-    try:
-        found = msgspec.json.decode(path.read_bytes())
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"--params: cannot read {path}: {error}") from error
-    if isinstance(found, dict) and isinstance(found.get("best"), dict):
-        if found.get("agent") != agent:
-            raise ConfigurationError(f"--params: {path} is for the agent {found.get('agent')}, not for {agent}")
-        found = found["best"].get("params")
-    if not isinstance(found, dict):
-        raise ConfigurationError(f"--params: expected an object in {path}, got {type(found).__name__}")
-    return found
-
-
 def _recorded_preset(record: RunRecord) -> Preset:
     known = [field.name for field in dataclasses.fields(Preset)]
     return Preset(**{name: record.settings[name] for name in known if name in record.settings})
 
 
 def _check_same(named: Mapping[str, Any], record: RunRecord) -> None:
-    recorded = {**record.settings, "env_id": record.env_id, "agent": record.agent, "seed": record.seed}
+    evidence = dataclasses.asdict(EvidenceConfig(**record.settings.get("evidence", {})))
+    recorded = {**record.settings, **evidence, "env_id": record.env_id, "agent": record.agent, "seed": record.seed}
     for name, value in named.items():
         if value is not None and value != recorded.get(name):
             what = name if name == "env_id" else f"--{name.replace('_', '-')}"
             raise ConfigurationError(f"{what}: expected {recorded.get(name)} as in the run to resume, got {value}")
+
+
+def _given(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def train(settings: TrainSettings) -> None:
@@ -201,13 +187,12 @@ def _make_session(settings: TrainSettings, history: RunHistory) -> Iterator[Sess
         optimizer = RLOptimizer(
             agent,
             pipeline,
-            optimizer=make_tuner(settings.tuner, settings.agent, settings.seed),
             checkpoint_dir=settings.checkpoint_dir,
-            rollback_on_degradation=False,
+            rollback_on_degradation=settings.rolls_back,
             max_episodes=settings.max_windows,
             plateau_threshold=preset.plateau_threshold,
             dormant_threshold=preset.dormant_threshold,
-            judge=ThresholdJudge(smoothing=preset.smoothing, degradation_threshold=preset.degradation_threshold),
+            judge=_make_judge(settings),
             learner=settings.learner,
             resume=settings.resume,
             checkpoint_every=settings.checkpoint_every,
@@ -220,12 +205,19 @@ def _make_session(settings: TrainSettings, history: RunHistory) -> Iterator[Sess
                 env_id=settings.env_id,
                 agent=settings.agent,
                 seed=settings.seed,
-                settings={"max_steps": settings.max_steps, "tuner": settings.tuner, **dataclasses.asdict(preset)},
+                settings={"max_steps": settings.max_steps, **dataclasses.asdict(preset)},
             ),
             checkpoint_dir=settings.checkpoint_dir,
             examine=lambda: Examiner(settings.env_id, optimizer.deterministic_policy(), SEED_OFFSET + settings.seed),
             episodes=_EPISODES,
         )
+
+
+def _make_judge(settings: TrainSettings) -> Judge:
+    preset = settings.preset
+    if preset.judge == "threshold":
+        return ThresholdJudge(smoothing=preset.smoothing, degradation_threshold=preset.degradation_threshold)
+    return EvidenceJudge(EvidenceConfig(**preset.evidence))
 
 
 def _choose_display(settings: TrainSettings, history: RunHistory) -> Display:
@@ -247,7 +239,7 @@ def _choose_display(settings: TrainSettings, history: RunHistory) -> Display:
         f"{settings.env_id} · {settings.agent} · seed {settings.seed}",
         now=SystemClock().now,
         max_windows=settings.max_windows,
-        dormant_threshold=settings.preset.dormant_threshold,
+        dormant_threshold=settings.preset.dormant_threshold if settings.preset.judge == "threshold" else None,
         console=console,
     )
 

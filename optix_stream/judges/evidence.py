@@ -20,7 +20,7 @@ from optix_stream.types import EvalMetrics, FloatArray
 _LONG_MEMORY = 1.5
 _FLAGS = ("has_baseline", "is_settled", "is_on_plateau", "is_below_floor")
 _RARE = 10_000
-_MARGIN = 1.2
+_MARGIN = 1.1
 """Alarms come this much rarer than asked for by the known noise, because it is not known but estimated."""
 
 
@@ -108,7 +108,9 @@ class EvidenceJudge(Judge, Stateful):
             if detector.up is not None and detector.log_up >= self._log_false_improvement - log_batch:
                 return self._improve(detector, detector.up)
         is_refreshed = False
-        if self._segment.is_due and not (self._is_settled and self._is_suspicious):
+        # The suspicion of a change is cleared up first: its scores would blur what they are to be told from.
+        is_overdue = not self._is_settled and self._segment.is_complete
+        if self._segment.is_due and (is_overdue or not self._is_suspicious):
             self._estimate()
             is_refreshed = self._lost is None
         return self._weigh_gain(score, is_refreshed)
@@ -120,18 +122,20 @@ class EvidenceJudge(Judge, Stateful):
         if self.config.floor is not None and score < self.config.floor:
             what, facts = f"is below the floor of {self.config.floor:g}", {"score": score, "floor": self.config.floor}
         self._is_below_floor = True
-        return self._lose(f"score {score:.6g} {what}", facts)
+        return self._lose(f"score {score:.6g} {what}", facts, score)
 
     def _degrade(self, detector: ChangeDetector, evidence: Evidence) -> Verdict:
         words, facts = describe_change("fell", "below", detector, evidence)
-        return self._lose(words, facts)
+        return self._lose(words, facts, evidence.mean)
 
-    def _lose(self, words: str, facts: Mapping[str, float]) -> Verdict:
+    def _lose(self, words: str, facts: Mapping[str, float], level: float) -> Verdict:
         reference, since = self.reference, self._since_reinstated
         self._leave(reference, is_loss=True)
         self._since_reinstated = None
         recurs = since is not None and since <= self.config.reference_windows
-        return Verdict(outcome=Outcome.DEGRADED, evidence=words, facts=facts, reference=reference, recurs=recurs)
+        return Verdict(
+            outcome=Outcome.DEGRADED, evidence=words, facts=facts, score=level, reference=reference, recurs=recurs
+        )
 
     def _improve(self, detector: ChangeDetector, evidence: Evidence) -> Verdict:
         reference, level = self.reference, evidence.mean
@@ -154,9 +158,10 @@ class EvidenceJudge(Judge, Stateful):
     def _leave(self, reference: Reference | None, *, is_loss: bool) -> None:
         """The reference is history; until there is a new one, it still tells of a change in the other direction."""
         if self._detector is not None:
-            # What came after the reference may belong to the change already.
+            # What came after the reference may belong to the change already; and half of it is let go, so that one that
+            # gives false alarms is outgrown.
             count = self._detector.noise.count
-            self._set_aside = self._segment.scores[:count] if self._is_settled else []
+            self._set_aside = self._segment.scores[count // 2 : count] if self._is_settled else []
             self._detector.reset(down=not is_loss, up=is_loss)
         self._segment.restart()
         self._is_settled = self._is_on_plateau = False

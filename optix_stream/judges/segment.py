@@ -34,7 +34,7 @@ class Segment:
         self.batch = 1
         self._partial: list[float] = []
         self._next = self._first
-        self._is_full = False
+        self._is_done = False
 
     def resume(self, scores: list[float], batch: int) -> None:
         """Go on collecting from where these had been."""
@@ -55,8 +55,13 @@ class Segment:
 
     @property
     def is_due(self) -> bool:
-        """Whether there are enough scores for the next estimate; once they are complete, only once."""
-        return not self._is_full and len(self.scores) >= self._next
+        """Whether there are enough scores for the next estimate."""
+        return not self._is_done and len(self.scores) >= self._next
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether no more scores are wanted."""
+        return len(self.scores) >= self._most
 
     @property
     def can_batch(self) -> bool:
@@ -65,11 +70,7 @@ class Segment:
 
     def add(self, score: float) -> None:
         """Take the next score."""
-        if self._is_full:
-            return
-        if len(self.scores) >= self._most:
-            # The last estimate was put off because a change was suspected; it will not be made up for.
-            self._is_full = True
+        if self.is_complete:
             return
         if self.batch == 1:
             self.scores.append(score)
@@ -82,8 +83,8 @@ class Segment:
     def plan(self) -> None:
         """An estimate has been made: plan the next one."""
         count = len(self.scores)
-        self._is_full = count >= self._most
-        self._next = min(int(_GROWTH * count) + 1, self._most)
+        self._is_done = self.is_complete
+        self._next = min(max(self._first, int(_GROWTH * count) + 1), self._most)
 
     def average(self) -> None:
         """Go over to batches, those of the scores so far included."""
@@ -92,7 +93,7 @@ class Segment:
         self.scores = [float(mean) for mean in np.reshape(self.scores[:count], (-1, LONG_BATCH)).mean(axis=1)]
         self.batch = LONG_BATCH
         self._next = len(self.scores)
-        self._is_full = False
+        self._is_done = False
 
     # --- state
 
@@ -103,7 +104,7 @@ class Segment:
             "batch": self.batch,
             "partial": list(self._partial),
             "next": self._next,
-            "is_full": self._is_full,
+            "is_done": self._is_done,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -115,7 +116,13 @@ class Segment:
         try:
             scores = [float(score) for score in state["scores"]]
             partial = [float(score) for score in state["partial"]]
-            batch, planned, is_full = int(state["batch"]), int(state["next"]), bool(state["is_full"])
+            batch, planned, is_done = int(state["batch"]), int(state["next"]), bool(state["is_done"])
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"expected the state of a Segment, got {error!r}") from error
-        self.scores, self._partial, self.batch, self._next, self._is_full = scores, partial, batch, planned, is_full
+        self.scores, self._partial, self.batch, self._next, self._is_done = (
+            scores,
+            partial,
+            batch,
+            planned,
+            is_done,
+        )
