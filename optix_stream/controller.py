@@ -379,7 +379,7 @@ class LoopController:
         old_state = self.state
         verdict = None
         if metrics is not None:
-            self._progress.history.append(metrics)
+            self._progress.record(metrics)
             if not is_probe:
                 verdict = self._decisions.judge(metrics)
         self._bus.emit(

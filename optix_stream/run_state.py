@@ -9,6 +9,7 @@ from typing import Any
 from optix_stream.contracts import Stateful
 from optix_stream.errors import CheckpointError
 from optix_stream.types import EvalMetrics
+from optix_stream.wire import decode, encode, join, pack, unpack
 
 _HISTORY = 1000
 
@@ -27,6 +28,8 @@ class Progress(Stateful):
 
     def __init__(self) -> None:
         self.history: deque[EvalMetrics] = deque(maxlen=_HISTORY)
+        # The same, as bytes: each is made so once, and not again whenever the run is saved.
+        self._encoded: deque[bytes] = deque(maxlen=_HISTORY)
         self.restart()
 
     def restart(self) -> None:
@@ -34,25 +37,31 @@ class Progress(Stateful):
         self.windows = self.failures = 0
         self.basis = None
         self.history.clear()
+        self._encoded.clear()
+
+    def record(self, metrics: EvalMetrics) -> None:
+        """Take the next score."""
+        plain = {name: float(value) for name, value in metrics.metrics.items()}
+        self.history.append(metrics)
+        self._encoded.append(
+            encode([float(metrics.primary_score), plain, metrics.episode_id, metrics.basis, metrics.timestamp])
+        )
 
     def state_dict(self) -> Mapping[str, Any]:
-        history = [
-            [
-                float(metrics.primary_score),
-                {name: float(value) for name, value in metrics.metrics.items()},
-                metrics.episode_id,
-                metrics.basis,
-                metrics.timestamp,
-            ]
-            for metrics in self.history
-        ]
-        return {"windows": self.windows, "failures": self.failures, "basis": self.basis, "history": history}
+        return {
+            "windows": self.windows,
+            "failures": self.failures,
+            "basis": self.basis,
+            "history": pack(join(self._encoded)),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        history = [EvalMetrics(*values) for values in state["history"]]
-        self.windows, self.failures, self.basis = int(state["windows"]), int(state["failures"]), state["basis"]
-        self.history.clear()
-        self.history.extend(history)
+        history = [EvalMetrics(*values) for values in decode(unpack(state["history"]))]
+        windows, failures = int(state["windows"]), int(state["failures"])
+        self.restart()
+        self.windows, self.failures, self.basis = windows, failures, state["basis"]
+        for metrics in history:
+            self.record(metrics)
 
 
 def gather(parts: Mapping[str, object]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import logging
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -47,6 +47,11 @@ def encode(value: Any) -> bytes:
 def decode(data: bytes | memoryview) -> Any:
     """What ``encode`` was given; arrays are copies of their own."""
     return _decoder.decode(data)
+
+
+def join(parts: Iterable[bytes]) -> bytes:
+    """Values that have been encoded one by one, as a list of them."""
+    return _encoder.encode([msgspec.Raw(part) for part in parts])
 
 
 def encode_window(window: EpisodeData) -> bytes:
