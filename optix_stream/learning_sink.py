@@ -6,6 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+import anyio
 import anyio.to_thread
 
 from optix_stream.batching import batch_row
@@ -77,7 +78,9 @@ class LearningSink:
         Returns:
             What is to be handed on, and how many transitions were lost, by reason.
         """
-        return await anyio.to_thread.run_sync(self._learn_accepted, items)
+        with anyio.CancelScope(shield=True):  # Else they would be lost, if it came before the thread has begun.
+            outcomes, lost = await anyio.to_thread.run_sync(self._learn_accepted, items)
+        return outcomes, lost
 
     def _learn_accepted(self, items: Sequence[StreamItem]) -> tuple[list[StreamItem], Counter[str]]:
         outcomes: list[StreamItem] = []
