@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from optix_stream.agents.state import Specs, read_state, write_state
 from optix_stream.errors import CheckpointError, ConfigurationError
+from optix_stream.replay_blocks import ReplayBlocks
 from optix_stream.sum_tree import SumTree
 from optix_stream.types import Array, BoolArray, StreamId
 
@@ -112,6 +114,7 @@ class ReplayBuffer:
             "terminated": np.zeros(capacity, np.bool_),
             "following": np.zeros(capacity, np.int64),  # The row that continues this one; -1: none.
         }
+        self._blocks = ReplayBlocks(self._columns)
         self._count = 0  # Rows ever added; row number i is at i % capacity.
         self._last: dict[StreamId, int] = {}  # Number of the newest row of each stream that may go on.
         self._exponent = priority_exponent
@@ -143,6 +146,7 @@ class ReplayBuffer:
     def _add(self, given: Experience, chosen: Array) -> None:
         places = (self._count + np.arange(len(chosen))) % self.capacity
         self._keep(places)
+        self._blocks.touch(places)
         columns = self._columns
         for name in ("observations", "actions", "rewards", "next_observations", "terminated"):
             columns[name][places] = getattr(given, name)[chosen]
@@ -176,6 +180,7 @@ class ReplayBuffer:
         reached, begun = columns["next_observations"][before], columns["observations"][after]
         fits = (reached == begun).all(axis=tuple(range(1, reached.ndim)))
         columns["following"][before[fits]] = after[fits]
+        self._blocks.touch(before[fits])
 
     def _present(self) -> dict[StreamId, int]:
         oldest = self._count - self.capacity
@@ -240,6 +245,7 @@ class ReplayBuffer:
 
     def restore(self, captured: Any) -> None:
         """Be again as at that capture."""
+        self._blocks.forget()
         for places, columns in reversed(self._overwritten or ()):
             for name, column in columns.items():
                 self._columns[name][places] = column
@@ -261,15 +267,16 @@ class ReplayBuffer:
     def save(self, path: str) -> None:
         """Write everything into the new directory ``path``.
 
+        What has not changed since it was last saved is not written again, see ``ReplayBlocks``.
+
         Raises:
             CheckpointError: it could not be written.
         """
-        arrays = {name: column[: self.size] for name, column in self._columns.items()}
-        if self._priorities is not None:
-            arrays["priorities"] = self._priorities.leaves()[: self.size]
+        arrays = {} if self._priorities is None else {"priorities": self._priorities.leaves()[: self.size]}
         last = [[stream, number] for stream, number in self._present().items()]
         state = {"count": self._count, "last": last, "max_priority": self._max_priority, "capacity": self.capacity}
-        write_state(path, arrays, state)
+        write_state(path, arrays, {**state, "block_rows": self._blocks.rows})
+        self._blocks.save(Path(path), self.size)
 
     def load(self, path: str) -> None:
         """Restore what ``save`` wrote; all of it or nothing.
@@ -286,6 +293,7 @@ class ReplayBuffer:
             CheckpointError: it is missing, damaged, or of another buffer.
         """
         arrays, state = read_state(path, self._expect)
+        arrays |= self._blocks.read(Path(path), min(state["count"], state["capacity"]), state["block_rows"])
         following = arrays["following"]
         if len(following) and not -1 <= following.min() <= following.max() < len(following):
             raise CheckpointError(f"{path}: expected rows that are followed by others of the buffer")
@@ -294,6 +302,7 @@ class ReplayBuffer:
     def replace(self, saved: Any) -> None:
         """Hold what ``read`` returned, in place of everything."""
         arrays, state = saved
+        self._blocks.forget()
         if self._priorities is not None:
             leaves = np.zeros(self.capacity)
             leaves[: len(arrays["priorities"])] = arrays["priorities"]
@@ -313,8 +322,6 @@ class ReplayBuffer:
         for stream, number in state["last"]:
             if not isinstance(stream, str | int) or not isinstance(number, int) or not 0 <= number < count:
                 raise ValueError(f"expected the rows of streams, got {stream!r} at {number!r}")
-        size = min(count, capacity)
-        specs = {name: ((size, *column.shape[1:]), column.dtype) for name, column in self._columns.items()}
-        if self._priorities is not None:
-            specs["priorities"] = ((size,), np.dtype(np.float64))
-        return specs
+        if not isinstance(state["block_rows"], int) or not 1 <= state["block_rows"] <= capacity:
+            raise ValueError(f"expected blocks of 1 to {capacity} rows, got {state['block_rows']!r}")
+        return {} if self._priorities is None else {"priorities": ((min(count, capacity),), np.dtype(np.float64))}

@@ -38,12 +38,34 @@ def write_state(path: str, arrays: Mapping[str, Array], state: Mapping[str, Any]
     try:
         text = json.dumps({"format": _FORMAT, **state}, allow_nan=False)
         folder.mkdir(parents=True, exist_ok=True)
-        # Only C-contiguous arrays are written as they look.
-        contiguous = {name: np.ascontiguousarray(value).reshape(value.shape) for name, value in arrays.items()}
-        save_file(contiguous, folder / _ARRAYS)
+        write_arrays(folder / _ARRAYS, arrays)
         (folder / _STATE).write_text(text)
     except (OSError, SafetensorError, TypeError, ValueError) as error:
         raise CheckpointError(f"cannot save weights in {folder}: {error}") from error
+
+
+def write_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
+    """Write arrays into one file.
+
+    Raises:
+        OSError: the disk refused.
+        SafetensorError: likewise, or a kind of array that cannot be written.
+    """
+    # Only C-contiguous arrays are written as they look.
+    save_file({name: np.ascontiguousarray(value).reshape(value.shape) for name, value in arrays.items()}, path)
+
+
+def read_arrays(path: Path, expected: Specs) -> dict[str, Array]:
+    """Read what ``write_arrays`` wrote.
+
+    Raises:
+        CheckpointError: missing, damaged, or not of the expected names, shapes and dtypes.
+    """
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return _read_arrays(file, expected, path)
+    except (OSError, SafetensorError, ValueError) as error:
+        raise CheckpointError(f"cannot read {path}: {error!r}") from error
 
 
 def read_state(path: str, expect: Callable[[dict[str, Any]], Specs]) -> tuple[dict[str, Array], dict[str, Any]]:
