@@ -26,14 +26,15 @@ class _File(msgspec.Struct, frozen=True):
     """Where a block was last written, and what tells that it still is there."""
 
     path: Path
+    rows: int
     size: int
     inode: int
     modified_ns: int
 
     @classmethod
-    def at(cls, path: Path) -> _File:
+    def at(cls, path: Path, rows: int) -> _File:
         status = path.stat()
-        return cls(path, status.st_size, status.st_ino, status.st_mtime_ns)
+        return cls(path, rows, status.st_size, status.st_ino, status.st_mtime_ns)
 
 
 class ReplayBlocks:
@@ -74,10 +75,10 @@ class ReplayBlocks:
             (folder / _FOLDER).mkdir()
             for block, start in enumerate(range(0, size, self.rows)):
                 path = folder / _FOLDER / f"{block:06d}.safetensors"
-                if not self._link(block, path):
-                    stop = min(start + self.rows, size)
+                stop = min(start + self.rows, size)
+                if not self._link(block, stop - start, path):
                     write_arrays(path, {name: column[start:stop] for name, column in self._columns.items()})
-                self._written[block] = _File.at(path)
+                self._written[block] = _File.at(path, stop - start)
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"cannot save what is remembered in {folder}: {error}") from error
 
@@ -95,12 +96,12 @@ class ReplayBlocks:
                 arrays[name][start : start + count] = part
         return arrays
 
-    def _link(self, block: int, path: Path) -> bool:
+    def _link(self, block: int, rows: int, path: Path) -> bool:
         written = self._written.get(block)
         if written is None:
             return False
         try:
-            if _File.at(written.path) != written:
+            if _File.at(written.path, rows) != written:
                 return False
             os.link(written.path, path)
         except OSError:
