@@ -351,3 +351,81 @@ def test_one_seed_gives_one_run() -> None:
 def test_settings_that_cannot_work_are_refused(make: Callable[[], object]) -> None:
     with pytest.raises(ConfigurationError, match="expected"):
         make()
+
+
+# --- simultaneous perturbation -------------------------------------------------------------------
+
+
+def test_spsa_moves_many_parameters_at_once_to_where_the_score_is_best() -> None:
+    names = [f"x{number}" for number in range(6)]
+    optimizer = SPSAOptimizer(dict.fromkeys(names, (0.0, 1.0)), config=SPSAConfig(block=2, effect="level"), seed=0)
+    params: dict[str, Any] = dict.fromkeys(names, 0.1)
+    rng = np.random.default_rng(0)
+    is_probe = []
+    for window in range(1500):
+        score = -sum((params[name] - 0.7) ** 2 for name in names) + 0.001 * rng.normal()
+        is_probe.append(optimizer.is_probing)
+        params = dict(optimizer.suggest(HyperparamSet(dict(params)), (EvalMetrics(score, {}, window),)).params)
+    settled = optimizer.settle(HyperparamSet(params)).params
+    assert np.mean([abs(settled[name] - 0.7) for name in names]) < 0.1
+    assert is_probe[1:10] == [True] * 8 + [False], "between two comparisons the values are those between the points"
+
+
+def test_spsa_ends_a_comparison_when_someone_else_sets_a_value() -> None:
+    loop = Loop(SPSAOptimizer({"x": (0.0, 100.0)}, seed=0), x=50.0)
+    loop.windows(1.0, 1.0)
+    assert loop.optimizer.is_probing
+    loop.params = {"x": 20.0}
+    assert loop.windows(1.0)[0] in (pytest.approx(5.0), pytest.approx(35.0))
+
+
+# --- the bandit ----------------------------------------------------------------------------------
+
+
+def play(worth: Callable[[int, Any], float], bounds: Bounds, start: Any, windows: int, noise: float = 0.1) -> list[Any]:
+    """The values in force, where a value is worth so much a window."""
+    optimizer = BanditOptimizer(bounds, config=BanditConfig(block=4, memory=12, effect="level"))
+    rng = np.random.default_rng(3)
+    values = [start]
+    for window in range(windows):
+        score = EvalMetrics(worth(window, values[-1]) + noise * rng.normal(), {}, window)
+        values.append(optimizer.suggest(HyperparamSet({"x": values[-1]}), (score,)).params["x"])
+    return values
+
+
+def test_the_bandit_finds_the_best_choice_and_stays_with_it() -> None:
+    values = play(lambda window, value: {"a": 1.0, "b": 3.0, "c": 2.0}[value], {"x": ["a", "b", "c"]}, "a", 400)
+    assert values[-200:].count("b") > 120
+
+
+def test_the_bandit_follows_when_another_choice_becomes_the_best() -> None:
+    def worth(window: int, value: str) -> float:
+        return float(value == ("a" if window < 300 else "b"))
+
+    values = play(worth, {"x": ["a", "b"]}, "a", 900)
+    assert values[100:300].count("a") > 120
+    assert values[-300:].count("b") > 200
+
+
+def test_the_bandit_cuts_a_range_into_values() -> None:
+    values = play(lambda window, value: -abs(np.log10(value) + 3.0), {"x": (1e-5, 1e-1)}, 1e-5, 400)
+    assert sorted(set(values)) == pytest.approx([1e-5, 1e-4, 1e-3, 1e-2, 1e-1])
+    assert values[-100:].count(pytest.approx(1e-3)) > 50
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: SPSAConfig(block=1),
+        lambda: SPSAConfig(gain=0.0),
+        lambda: SPSAConfig(perturbation=float("nan")),
+        lambda: BanditConfig(arms=1),
+        lambda: BanditConfig(memory=3),
+        lambda: BanditConfig(block=2),
+        lambda: BanditConfig(exploration=-1.0),
+        lambda: BanditOptimizer({"x": list(range(60))}),
+    ],
+)
+def test_settings_of_spsa_and_the_bandit_that_cannot_work_are_refused(make: Callable[[], object]) -> None:
+    with pytest.raises(ConfigurationError, match="expected"):
+        make()

@@ -61,6 +61,13 @@ def test_windows_with_the_usual_value_are_no_probes() -> None:
     assert sum(learner.probes[1:17]) == 8
 
 
+@pytest.mark.parametrize(("start", "is_above"), [(0.01, True), (1.0, True), (50.0, False)])
+def test_the_first_trial_goes_towards_the_middle_of_the_range(start: float, is_above: bool) -> None:
+    learner = Learner(PairedBlockTuner(WIDE, config=QUICK, seed=0), to_one, start).run(17)
+    (trial,) = set(learner.values[:17]) - {start}
+    assert (trial > start) == is_above
+
+
 def test_orders_are_drawn_and_one_seed_gives_one_run() -> None:
     runs = [Learner(PairedBlockTuner(WIDE, config=QUICK, seed=seed), to_one, 5.0).run(60) for seed in (1, 1, 2)]
     assert runs[0].values == runs[1].values != runs[2].values
@@ -93,6 +100,28 @@ def test_on_noise_alone_a_value_does_not_drift_away() -> None:
     ]
     assert abs(float(np.median(ends))) <= 0.4
     assert max(map(abs, ends)) <= 2.0
+
+
+def test_a_learner_that_is_six_fold_too_slow_is_made_faster_and_a_good_one_is_left_as_good() -> None:
+    """The simulation of tests/benchmarks/tuners.py in short: the score saturates, and diverges beyond an edge."""
+
+    def mean_score(is_tuned: bool, offset: float, seed: int) -> float:
+        tuner = PairedBlockTuner({"x": (10**-1.5, 10**1.5)} if is_tuned else None, seed=seed)
+        rng = np.random.default_rng([seed, 1])
+        score = total = 0.0
+        hyperparams = HyperparamSet({"x": 10.0**offset})
+        for window in range(2500):
+            total += score
+            hyperparams = tuner.suggest(hyperparams, (EvalMetrics(score + 20.0 * rng.normal(), {}, window),))
+            distance = math.log10(hyperparams.params["x"])
+            rate = 0.004 * math.exp(-(distance**2) / (2 * 0.4**2))
+            score += -0.02 * score if distance > 0.6 else rate * (100.0 - score)
+        return total / 2500
+
+    for offset, least in ((-0.8, 1.2), (0.4, 0.94)):
+        plain = mean_score(False, offset, 0)
+        tuned = [mean_score(True, offset, seed) for seed in range(6)]
+        assert np.mean(tuned) >= least * plain
 
 
 def test_without_a_rise_comparisons_become_rare() -> None:

@@ -26,7 +26,7 @@ from optix_stream.types import EvalMetrics, FloatArray, HyperparamSet
 class _Search(msgspec.Struct):
     """What is known of one parameter: which way to go next, how far, and what not to try until when."""
 
-    direction: int = 1
+    direction: int
     scale: float = 1.0
     failures: int = 0
     comparisons: int = 0
@@ -79,7 +79,8 @@ class PairedBlockTuner(AskTellOptimizer[_Memory]):
     Most hyperparameters show in the slope of the score, so that one window says next to nothing. Two values therefore
     take turns in four blocks, in the order ABBA or BAAB by chance, in which a trend cancels out. While the evidence is
     thin the blocks are repeated, longer each time; what is known from all of them together decides. The winner stays.
-    After a failure the other direction is next, and after two the distance is halved.
+    The first trial goes towards the middle of the range, where a good value is likelier than at its ends. After a
+    failure the other direction is next, and after two the distance is halved.
 
     A value on trial under which the score falls is given up within its block, and values beyond it are not tried for
     some time. While the score rises no more and nothing helps, comparisons become rare. Windows with a value on trial
@@ -156,7 +157,7 @@ class PairedBlockTuner(AskTellOptimizer[_Memory]):
         self.memory.is_due = self.memory.comparison is None and bool(self._specs)
 
     def _start(self, name: str, spec: ParamSpec, value: Any) -> _Comparison:
-        search = self.memory.searches.setdefault(name, _Search(self._config.first_direction))
+        search = self.memory.searches.setdefault(name, _Search(_towards_the_middle(spec, value)))
         search.comparisons += 1
         search.barriers = [barrier for barrier in search.barriers if barrier[1] > search.comparisons]
         trial = self._step(search, spec, value)
@@ -225,6 +226,10 @@ class PairedBlockTuner(AskTellOptimizer[_Memory]):
         memory.idle = 0 if is_won or is_rising else memory.idle + 1
         if memory.idle:
             memory.rest = 4 * comparison.blocks.length * min(2 ** (memory.idle - 1), self._config.max_rest)
+
+
+def _towards_the_middle(spec: ParamSpec, value: Any) -> int:
+    return -1 if isinstance(spec, Range) and spec.position(value) > 0.5 else 1
 
 
 def _at_the_last_level(scores: Sequence[float]) -> FloatArray:

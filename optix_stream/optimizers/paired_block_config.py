@@ -21,7 +21,6 @@ class PairedBlockConfig:
             certainty by blocks of ``(7 z^2 sigma^2 / e^2)^(1/3)`` windows for a slope, ``(z sigma / e)^2`` for a level,
             with ``z = 2.8``; half of that does where many comparisons follow each other.
         max_repeats: fours of blocks after which a comparison is decided in any case.
-        first_direction: 1 to try more of a parameter first, -1 to try less.
         decades: how far the value on trial is from the usual one, where distances are ratios.
         share: the same as a share of the range, elsewhere.
         least_scale: the share of that distance to which failures shrink it, by halves.
@@ -39,7 +38,6 @@ class PairedBlockConfig:
     block_growth: int = 4
     max_block: int = 64
     max_repeats: int = 5
-    first_direction: int = 1
     decades: float = 0.4
     share: float = 0.15
     least_scale: float = 0.25
@@ -60,8 +58,6 @@ class PairedBlockConfig:
                 "expected block_growth of at least 2 and max_repeats of at least 1, got "
                 f"{self.block_growth} and {self.max_repeats}"
             )
-        if self.first_direction not in (1, -1):
-            raise ConfigurationError(f"first_direction: expected 1 or -1, got {self.first_direction}")
         for name in ("decades", "share", "least_scale", "keep_z", "win_z", "lose_z"):
             if not 0.0 < getattr(self, name) < math.inf:
                 raise ConfigurationError(f"{name}: expected a finite number above 0, got {getattr(self, name)}")

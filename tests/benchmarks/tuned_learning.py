@@ -97,6 +97,7 @@ def run(start: str, tuner: str, seed: int, steps: int, tuner_config: Mapping[str
             backoff_factor=1.0,  # As while learning pays: tuned every window.
             plateau_threshold=10**9,
             dormant_threshold=10**9 + 1,
+            judge="threshold",
         )
         rates = anyio.run(_run_and_follow, optimizer)
     area = statistics.fmean(score for _, score in curve.points)
