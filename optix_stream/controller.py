@@ -28,25 +28,22 @@ from optix_stream.decisions import Decisions
 from optix_stream.errors import (
     AlreadyRunningError,
     ConfigurationError,
-    LearnerLostError,
-    LearningFailedError,
 )
 from optix_stream.evaluators import checked_score
 from optix_stream.events import (
     HyperparamsChanged,
-    LearningFailed,
     LoopStarted,
     LoopStopped,
     StateChanged,
     WatchdogStarted,
     WindowAssembled,
-    WindowLearned,
     WindowScored,
 )
 from optix_stream.intake_gate import gated
 from optix_stream.journal import Journal, JournalOptions
 from optix_stream.judges import ThresholdJudge
 from optix_stream.learner import Learner, LearnerPlacement, make_learner
+from optix_stream.lessons import Lessons
 from optix_stream.pipeline import StreamPipeline
 from optix_stream.recipes import AgentRecipe
 from optix_stream.recovery import Recovery
@@ -138,7 +135,6 @@ class LoopController:
         self._registry = checkpoint_registry
         self._scheduler = backoff_scheduler
         self._max_episodes = max_episodes
-        self._max_learning_failures = max_learning_failures
         self._clock: Clock = clock if clock is not None else SystemClock()
         self._judge: Judge = (
             judge
@@ -163,6 +159,13 @@ class LoopController:
         self._validation = None if validation is None else Validation(validation, self._learner, evaluator)
         self._watchdog_learning = watchdog_learning
         self._progress = Progress()
+        self._lessons = Lessons(
+            learner=self._learner,
+            progress=self._progress,
+            events=self._bus,
+            clock=self._clock,
+            max_failures=max_learning_failures,
+        )
         self._recovery = Recovery(
             checkpoints=self._checkpoints,
             evaluator=evaluator,
@@ -289,9 +292,8 @@ class LoopController:
                     if self.state is LoopState.DORMANT:
                         self._enter_watchdog(window)
                     await checkpoints.after_window(window.episode_id)
-            # In this order: a run that goes on from there must not know that it once ended.
-            await checkpoints.at_end(progress.windows - 1)
             await self._decisions.at_end()
+            await checkpoints.at_end(progress.windows - 1)
             return reason
 
     def _reason_to_end(self) -> str | None:
@@ -370,7 +372,11 @@ class LoopController:
                 time=self._clock.now(),
             )
         )
-        diagnostics = await self._learn(source, window)
+        if not self._learns_from(self._progress.windows - 1):
+            source.record_dropped(window, "watchdog")
+            diagnostics: dict[str, float] | None = {}
+        else:
+            diagnostics = await self._lessons.learn(source, window)
         if diagnostics is None:
             return
         metrics = checked_score(self._evaluator.score(window, diagnostics), window)
@@ -397,46 +403,6 @@ class LoopController:
             await self._decisions.act_on(verdict, metrics, old_state, partial(self._next_to_compare, source))
         if metrics is not None:
             await self._tune(window.episode_id)
-
-    async def _learn(self, source: WindowSource, window: EpisodeData) -> dict[str, float] | None:
-        if not self._learns_from(self._progress.windows - 1):
-            source.record_dropped(window, "watchdog")
-            return {}
-        try:
-            diagnostics = await self._learner.learn(window)
-        except Exception as error:
-            is_lost = isinstance(error, LearnerLostError)
-            source.record_dropped(window, "learner_lost" if is_lost else "learning_failed")
-            self._progress.failures += 1
-            logger.exception("agent.learn failed on window %d", window.episode_id)
-            self._bus.emit(
-                LearningFailed(
-                    window=window.episode_id,
-                    transitions=window.length,
-                    failures=self._progress.failures,
-                    error=repr(error),
-                    time=self._clock.now(),
-                )
-            )
-            if isinstance(error, LearnerLostError) and error.is_final:
-                raise
-            if self._progress.failures >= self._max_learning_failures:
-                raise LearningFailedError(self._progress.failures, window.episode_id, error) from error
-            return None
-        except BaseException:
-            source.record_dropped(window, "cancelled")
-            raise
-        source.record_learned(window)
-        self._progress.failures = 0
-        self._bus.emit(
-            WindowLearned(
-                window=window.episode_id,
-                transitions=window.length,
-                diagnostics=dict(diagnostics),
-                time=self._clock.now(),
-            )
-        )
-        return diagnostics
 
     async def _tune(self, window: int) -> None:
         tuner = self._optimizer

@@ -85,9 +85,8 @@ _NAMED: Mapping[tuple[str, str], Preset] = {
         num_envs=1,
         window_size=1024,
         agent={
-            "hidden": (64, 64), "learning_rate": 1e-3, "gamma": 0.98, "n_step": 5, "increment": 64,
-            "target_interval": 64, "exploration_steps": 8000, "epsilon_end": 0.04, "layer_norm": True,
-            "scale_observations": True,
+            "hidden": (64, 64), "learning_rate": 1e-3, "batch_size": 64, "increment": 256, "update_ratio": 0.5,
+            "target_interval": 128, "exploration_steps": 8000, "epsilon_end": 0.04,
         },
     ),
     ("Pendulum-v1", "sac"): Preset(
@@ -122,7 +121,7 @@ _NAMED: Mapping[tuple[str, str], Preset] = {
         plateau_threshold=20,
         dormant_threshold=60,
         agent={
-            "epochs": 10, "minibatch_size": 128, "gae_lambda": 0.94, "learning_rate": 1e-3,
+            "hidden": (128, 128), "epochs": 10, "minibatch_size": 128, "gae_lambda": 0.94, "learning_rate": 1e-3,
             "schedule_steps": 100_000, "normalize_observations": True, "normalize_rewards": True,
         },
     ),

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from optix_stream.change_detection import ChangeDetector, estimate_noise
+from optix_stream.change_detection import ChangeDetector, begin_of_last_level, estimate_noise
 from optix_stream.change_detection.noise import BETS
 from optix_stream.errors import CheckpointError
 
@@ -38,6 +38,16 @@ def test_memory_beyond_one_step_is_seen() -> None:
     slow = np.array(autoregressive(1, 20_000, 0.98)) - 100.0
     fast = np.random.default_rng(2).normal(0.0, 20.0, 20_000)
     assert estimate_noise(list(100.0 + slow + fast)).memory > 1.5
+
+
+def test_scores_of_two_levels_are_not_one_reference() -> None:
+    """A learner's first windows, in a reference, would make everything that follows look alike."""
+    assert begin_of_last_level([18.0, 43.0, 60.0, 55.0, 417.0, 188.0, *[500.0] * 9, 286.0]) == 4
+    assert begin_of_last_level(autoregressive(0, 300, 0.0)) == 0
+    level = np.repeat([0.0, 60.0], [150, 150])
+    assert begin_of_last_level(list(level + autoregressive(0, 300, 0.0))) == pytest.approx(150, abs=38)
+    assert begin_of_last_level([1.0] * 20) == 0
+    assert begin_of_last_level([1.0, 9.0]) == 0
 
 
 @given(scores)

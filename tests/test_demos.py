@@ -78,6 +78,15 @@ def accounts_for_everything(output: str) -> None:
         assert received == sum(terms) > 0
 
 
+def shows_what_certainty_costs(output: str) -> None:
+    ends, delays = output.split("windows_per_false_alarm")
+    done = [float(line.split()[2]) for line in ends.splitlines()[1:] if line]
+    assert done == sorted(done, reverse=True), "the smaller the effect, the later the end"
+    seen = [float(line.split()[1]) for line in delays.splitlines()[1:5]]
+    assert seen == sorted(seen), "the rarer false alarms, the later a fall is seen"
+    assert Path(output.split("picture: ")[1].strip()).suffix == ".png"
+
+
 PROMISES: dict[str, Callable[[str], None]] = {
     "train_and_watch": shows_training,
     "custom_agent": solves_cart_pole,
@@ -86,6 +95,7 @@ PROMISES: dict[str, Callable[[str], None]] = {
     "live_feed": learns_and_accounts_for_everything,
     "robot_bridge": stands_up_and_answers_at_once,
     "live_market": compares_itself_honestly,
+    "choosing_effect": shows_what_certainty_costs,
     "embedded_live": leaves_the_app_its_own,
 }
 

@@ -177,17 +177,18 @@ def test_scores_that_are_all_but_equal_are_a_plateau(scores: list[float]) -> Non
 
 
 def test_noise_with_a_long_memory_is_judged_in_batches() -> None:
-    rng = np.random.default_rng(1)
+    rng = np.random.default_rng(0)
     slow, scores = 0.0, []
-    for fast, news in rng.standard_normal((3000, 2)):
+    for fast, news in rng.standard_normal((600, 2)):
         slow = 0.95 * slow + float(news) * math.sqrt(1.0 - 0.95**2)
         scores.append(100.0 + 20.0 * (math.sqrt(0.7) * float(fast) + math.sqrt(0.3) * slow))
-    judge = EvidenceJudge()
-    batched = False
-    for window, score in enumerate(scores):
-        judge.update(EvalMetrics(score, {}, window))
-        batched = batched or judge.batch > 1
-    assert batched
+    judge = EvidenceJudge(EvidenceConfig(windows_per_false_alarm=10**9, windows_per_false_improvement=10**9))
+    judge_all(judge, scores[:256])
+    assert judge.batch == 1
+    judge_all(judge, scores[256:])
+    assert judge.batch == 8
+    assert judge.reference is not None
+    assert judge.reference.windows >= 256
 
 
 @settings(max_examples=20, deadline=None)

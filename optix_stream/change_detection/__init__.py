@@ -5,6 +5,7 @@ that they are no longer like that stretch. Whoever decides on it, a judge or a t
 """
 
 from optix_stream.change_detection.detector import ChangeDetector, Evidence
+from optix_stream.change_detection.homogeneity import begin_of_last_level
 from optix_stream.change_detection.noise import Noise, estimate_noise
 
-__all__ = ["ChangeDetector", "Evidence", "Noise", "estimate_noise"]
+__all__ = ["ChangeDetector", "Evidence", "Noise", "begin_of_last_level", "estimate_noise"]

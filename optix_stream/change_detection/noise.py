@@ -92,10 +92,10 @@ def estimate_noise(scores: Sequence[float] | Array, clip: float = 3.0) -> Noise:
     clipped = np.clip((values - centre) / scale, -clip, clip)
     offset = float(clipped.mean())
     deviations = clipped - offset
-    persistence = _persistence(deviations)
+    persistence = persistence_of(deviations)
     residuals = deviations[1:] - persistence * deviations[:-1]
     variance = max(float(residuals.var()), _LEAST_RESIDUAL_VARIANCE)
-    memory = _memory(residuals, variance)
+    memory = memory_of(residuals, variance)
     residual_scale = math.sqrt(variance * memory)
     residuals = residuals / residual_scale
     surprise = clip / residual_scale if has_ties else None
@@ -115,7 +115,8 @@ def estimate_noise(scores: Sequence[float] | Array, clip: float = 3.0) -> Noise:
     )
 
 
-def _persistence(deviations: Array) -> float:
+def persistence_of(deviations: Array) -> float:
+    """Autocorrelation of lag one, 0 to 0.9, of deviations from a mean."""
     count, variance = len(deviations), float(deviations.var())
     if variance <= 0.0:
         return 0.0
@@ -124,8 +125,8 @@ def _persistence(deviations: Array) -> float:
     return min(_MOST_PERSISTENT, max(0.0, lag_one + (1.0 + 3.0 * lag_one) / count))
 
 
-def _memory(residuals: Array, variance: float) -> float:
-    """Long-run over plain variance, at least 1, less what the estimate's own scatter could feign."""
+def memory_of(residuals: Array, variance: float) -> float:
+    """Long-run over plain variance of residuals, at least 1, less what the estimate's own scatter could feign."""
     length = max(4, math.isqrt(len(residuals) + 1))
     batches = len(residuals) // length
     if not batches:

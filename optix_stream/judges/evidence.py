@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from optix_stream.change_detection import ChangeDetector, Evidence, estimate_noise
+from optix_stream.change_detection import ChangeDetector, Evidence, begin_of_last_level, estimate_noise
 from optix_stream.contracts import Judge, Outcome, Reference, Stateful, Verdict
 from optix_stream.errors import CheckpointError
 from optix_stream.judges.config import EvidenceConfig
@@ -111,8 +111,7 @@ class EvidenceJudge(Judge, Stateful):
         # The suspicion of a change is cleared up first: its scores would blur what they are to be told from.
         is_overdue = not self._is_settled and self._segment.is_complete
         if self._segment.is_due and (is_overdue or not self._is_suspicious):
-            self._estimate()
-            is_refreshed = self._lost is None
+            is_refreshed = self._estimate() and self._lost is None
         return self._weigh_gain(score, is_refreshed)
 
     # --- changes
@@ -178,8 +177,11 @@ class EvidenceJudge(Judge, Stateful):
 
     # --- the reference
 
-    def _estimate(self) -> None:
+    def _estimate(self) -> bool:
+        """Make the segment the reference; False where it is not of one level, and too little is left."""
         segment, detector, clip = self._segment, self._detector, self.config.clip
+        if not segment.keep_from(begin_of_last_level(segment.scores, clip)):
+            return False
         noise = estimate_noise(segment.scores, clip)
         if noise.memory > _LONG_MEMORY and segment.can_batch:
             segment.average()
@@ -197,6 +199,7 @@ class EvidenceJudge(Judge, Stateful):
         is_normal_by_now = segment.windows >= self.config.longest_reference_windows
         if self._lost is not None and (noise.mean >= self._lost or is_normal_by_now):
             self._lost = None
+        return True
 
     def _slack(self, count: int) -> float:
         """What a residual must exceed to count: room for the error of a reference that is still short.

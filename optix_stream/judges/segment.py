@@ -13,6 +13,7 @@ from optix_stream.judges.config import EvidenceConfig
 LONG_BATCH = 8
 """Windows a batch where the noise has a long memory."""
 
+_FEWEST_BATCHES = 16
 _GROWTH = 1.5
 
 
@@ -66,7 +67,7 @@ class Segment:
     @property
     def can_batch(self) -> bool:
         """Whether there are enough scores to describe the noise by batches of them."""
-        return self.batch == 1 and 2 * len(self.scores) >= LONG_BATCH * self._first
+        return self.batch == 1 and len(self.scores) >= LONG_BATCH * _FEWEST_BATCHES
 
     def add(self, score: float) -> None:
         """Take the next score."""
@@ -85,6 +86,13 @@ class Segment:
         count = len(self.scores)
         self._is_done = self.is_complete
         self._next = min(max(self._first, int(_GROWTH * count) + 1), self._most)
+
+    def keep_from(self, index: int) -> bool:
+        """Let go of the scores before this one; whether there are enough left for an estimate."""
+        if index:
+            del self.scores[:index]
+            self._next, self._is_done = self._first, False
+        return len(self.scores) >= self._first
 
     def average(self) -> None:
         """Go over to batches, those of the scores so far included."""

@@ -23,7 +23,7 @@ import statistics
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -36,6 +36,7 @@ from river.drift import ADWIN, PageHinkley
 from optix_stream import Outcome, ThresholdJudge
 from optix_stream.contracts import Judge, Verdict
 from optix_stream.judges import EvidenceConfig, EvidenceJudge
+from optix_stream.switchback import Switchback, SwitchbackConfig
 from optix_stream.types import EvalMetrics, FloatArray
 
 MEAN, SD = 100.0, 20.0
@@ -235,6 +236,42 @@ def plateau(curve: str, config: EvidenceConfig, runs: int, seed: Sequence[int]) 
     return {"curve": curve, "windows": windows, "below": below}
 
 
+def closed_loop(noise: str, config: EvidenceConfig, runs: int, seed: Sequence[int]) -> Tally:
+    """The policy is damaged; it is found out by a switchback, and rolled back: what is earned meanwhile?"""
+    rng = np.random.default_rng(seed)
+    earned: list[float] = []
+    spurious = windows = 0
+    for run in range(runs):
+        judge = EvidenceJudge(config)
+        live, window, is_damaged = MEAN, 0, False
+        draws = iter((SD * NOISES[noise](rng, BEFORE + LOOP_AFTER + 200)).tolist())
+        true: list[float] = []
+
+        def act(level: float, draws: Iterator[float] = draws, true: list[float] = true) -> float:
+            true.append(level)
+            return level + next(draws)
+
+        while len(true) < BEFORE + LOOP_AFTER:
+            if not is_damaged and len(true) >= BEFORE:
+                live, is_damaged = MEAN - 1.5 * SD, True
+            verdict = judge.update(EvalMetrics(act(live), {}, window, timestamp=0.0))
+            window += 1
+            if verdict.outcome is not Outcome.DEGRADED or verdict.reference is None or verdict.score is None:
+                continue
+            switchback = Switchback(verdict.reference, verdict.score, SwitchbackConfig(), seed=(run, window))
+            while (arm := switchback.next_arm) is not None:
+                switchback.add(act(MEAN if arm == "best" else live))
+            if switchback.conclude().cause == "environment":
+                judge.restart()
+            else:
+                spurious += live == MEAN
+                live = MEAN
+                judge.reinstate()
+        windows += BEFORE
+        earned.append(statistics.fmean(true[BEFORE : BEFORE + LOOP_AFTER]) / MEAN)
+    return {"earned": earned, "spurious": spurious, "windows": windows}
+
+
 # --- tables ------------------------------------------------------------------------------------
 
 
@@ -367,6 +404,21 @@ def show_plateaus(report: Report, run: Runner, arguments: argparse.Namespace, co
         report.bar(f"{curve}: regret in sd", statistics.fmean(below), 0.05 if curve == "ramp" else 0.15)
 
 
+def show_closed_loop(report: Report, run: Runner, arguments: argparse.Namespace, config: EvidenceConfig) -> None:
+    size = min(arguments.runs, 250)
+    names = ("normal", "t3", "AR(.5)")
+    print(f"\nThe policy falls by 1.5 sd and is rolled back after a switchback: the {LOOP_AFTER} windows that follow")
+    for number, noise in enumerate(names):
+        tallies = run(
+            partial(closed_loop, noise, config, size, (arguments.seed, 6, number, part))
+            for part in range(max(1, arguments.runs // size))
+        )
+        earned = statistics.fmean(share for tally in tallies for share in tally["earned"])
+        report.bar(f"mean true score over the plateau's, {noise}", earned, 0.97, at_least=True)
+        spurious = 1000 * sum(tally["spurious"] for tally in tallies) / sum(tally["windows"] for tally in tallies)
+        report.bar(f"spurious rollbacks in 1,000 windows, {noise}", spurious, 0.2)
+
+
 def show_cost(report: Report, arguments: argparse.Namespace, config: EvidenceConfig) -> None:
     rng = np.random.default_rng((arguments.seed, 5))
     count = 20_000
@@ -407,6 +459,7 @@ TABLES = {
     "falls": show_falls,
     "rises": show_rises,
     "plateau": show_plateaus,
+    "loop": show_closed_loop,
 }
 
 
