@@ -122,7 +122,7 @@ def main() -> None:
         cells = (f"{mean:>9.1f} ± {error:<4.1f}" for mean, error in zip(means[name], errors, strict=True))
         print(f"{name:<17}" + "".join(cells), flush=True)
     if "paired-block" in means:
-        ratios = [tuned / plain for tuned, plain in zip(means["paired-block"], means["none"], strict=True)]
+        ratios = [tuned / max(plain, 1e-9) for tuned, plain in zip(means["paired-block"], means["none"], strict=True)]
         print("RATIO  paired-block to none  " + "  ".join(f"{ratio:.3f}" for ratio in ratios))
         gain, kept = ratios[0], min(ratios[1:])
         print(f"from {OFFSETS[0]}: {gain:.3f} >= {LEAST_GAIN}  {'met' if gain >= LEAST_GAIN else 'MISSED'}")
