@@ -7,7 +7,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from optix_stream.cli import evaluation, inspection, training
+from optix_stream.cli import evaluation, inspection, training, tuning
 from optix_stream.cli.parsing import build_parser
 from optix_stream.errors import CheckpointError, ConfigurationError, OptixStreamError
 
@@ -32,6 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         match arguments.command:
             case "train":
                 training.train(training.settings_of(arguments))
+            case "tune":
+                tuning.tune(tuning.settings_of(arguments))
             case "evaluate":
                 evaluation.evaluate(arguments.checkpoint_dir, arguments.episodes, arguments.seed, arguments.json)
             case _:

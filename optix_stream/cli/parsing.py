@@ -10,6 +10,8 @@ from typing import NoReturn
 import optix_stream
 from optix_stream.checkpointing import EVERY_MINUTE, CheckpointEvery
 from optix_stream.cli.loading import AGENTS
+from optix_stream.cli.tuners import DEFAULT_TUNER, TUNERS
+from optix_stream.cli.tuning import PRUNERS
 from optix_stream.errors import ConfigurationError
 
 _DESCRIPTION = """\
@@ -18,12 +20,19 @@ Train reinforcement-learning agents on streams of transitions, until their score
   optix-stream train CartPole-v1                    train, save the best policy, evaluate it
   optix-stream evaluate ./checkpoints/CartPole-v1   evaluate it again
   optix-stream inspect ./checkpoints/CartPole-v1    list its snapshots
+  optix-stream tune CartPole-v1                     search for good settings, by many short runs
 """
 
 _TRAIN = """\
 Train an agent in a Gymnasium environment until it is DORMANT (its score no longer improves), until
 --max-steps, or until Ctrl-C. Either way the best policy is saved and evaluated. Progress goes to
 standard error, the report to standard output.
+"""
+
+
+_TUNE = """\
+Search for good settings of an agent, by many independent runs of the same number of steps (Optuna's TPE; poor runs are
+given up early). The value of a run is the mean return of its best policy, without exploration.
 """
 
 
@@ -55,6 +64,7 @@ def build_parser() -> argparse.ArgumentParser:
             "show the settings of the latest run. The exit status is 2 where something is damaged.",
         )
     )
+    _add_tune(commands.add_parser("tune", help="search for good settings of an agent", description=_TUNE))
     return parser
 
 
@@ -67,6 +77,17 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
         choices=("thread", "process"),
         default="thread",
         help="where it learns; default: thread. A process may die, and is started again",
+    )
+    parser.add_argument(
+        "--tuner",
+        choices=TUNERS,
+        help=f"what changes hyperparameters while it learns; default: {DEFAULT_TUNER}",
+    )
+    parser.add_argument(
+        "--params",
+        type=Path,
+        metavar="FILE.json",
+        help="settings of the agent in place of the preset's: an object, or what optix-stream tune wrote",
     )
     parser.add_argument("--seed", type=_natural, metavar="N", help="default: 0; the same seed gives the same run")
     parser.add_argument(
@@ -128,6 +149,26 @@ def _add_judging(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rollback", action="store_true", help="go back to the best policy when the score falls, unless the world did"
     )
+
+
+def _add_tune(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("env_id", metavar="ENV_ID", help="a Gymnasium environment, such as CartPole-v1")
+    parser.add_argument("--agent", choices=tuple(AGENTS), default="ppo", help="default: ppo")
+    parser.add_argument("--trials", type=_positive, default=20, metavar="N", help="runs to make; default: 20")
+    parser.add_argument(
+        "--max-steps", type=_positive, default=50_000, metavar="N", help="environment steps of each; default: 50000"
+    )
+    parser.add_argument(
+        "--episodes", type=_positive, default=20, metavar="N", help="of the evaluation of each; default: 20"
+    )
+    parser.add_argument("--pruner", choices=PRUNERS, default="median", help="what gives poor runs up; default: median")
+    parser.add_argument("--seed", type=_natural, default=0, metavar="N", help="default: 0")
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE.json", help="where the result goes; default: ./tuned-ENV_ID-AGENT.json"
+    )
+    parser.add_argument("--json", action="store_true", help="report as one line of JSON")
+    parser.add_argument("--quiet", action="store_true", help="no progress, only the report")
+    _add_debug(parser)
 
 
 def _add_evaluate(parser: argparse.ArgumentParser) -> None:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import anyio
 import anyio.to_thread
+import msgspec
 
 from optix_stream.checkpointing import CheckpointEvery
 from optix_stream.cli import reports
@@ -30,6 +31,7 @@ from optix_stream.cli.loading import (
 from optix_stream.cli.progress import Display, PlainLog, Silence
 from optix_stream.cli.record import RunRecord, has_record, read_record
 from optix_stream.cli.session import Session, run_session
+from optix_stream.cli.tuners import DEFAULT_TUNER, make_tuner
 from optix_stream.clock import SystemClock
 from optix_stream.contracts import BaseAgent, Judge
 from optix_stream.errors import CheckpointError, ConfigurationError
@@ -49,6 +51,7 @@ class TrainSettings:
         agent: name of the agent.
         learner: where it learns: ``thread`` or ``process``.
         rolls_back: go back to the best policy when the score falls.
+        tuner: name of what tunes it.
         seed: of agent and environments.
         preset: how to train.
         max_steps: environment steps; None: until DORMANT.
@@ -65,6 +68,7 @@ class TrainSettings:
     agent: str
     learner: Literal["thread", "process"]
     rolls_back: bool
+    tuner: str
     seed: int
     preset: Preset
     max_steps: int | None
@@ -95,23 +99,27 @@ def settings_of(arguments: argparse.Namespace) -> TrainSettings:
     agent = arguments.agent if arguments.agent is not None else "ppo"
     seed = arguments.seed if arguments.seed is not None else 0
     max_steps = arguments.max_steps
+    tuner = arguments.tuner if arguments.tuner is not None else DEFAULT_TUNER
     named = _given({name: getattr(arguments, name) for name in ("num_envs", "window_size", "judge")})
     evidence = _given({name: getattr(arguments, name) for name in ("minimal_effect", "windows_per_false_alarm")})
     record = read_record(directory) if arguments.resume and has_record(directory) else None
     if record is not None:
         preset = _recorded_preset(record)
         _check_same({"env_id": arguments.env_id, "agent": arguments.agent, "seed": arguments.seed}, record)
-        _check_same({**named, **evidence}, record)
-        agent, seed = record.agent, record.seed
+        _check_same({**named, **evidence, "tuner": arguments.tuner}, record)
+        agent, seed, tuner = record.agent, record.seed, record.settings.get("tuner", DEFAULT_TUNER)
         max_steps = max_steps if max_steps is not None else record.settings.get("max_steps")
     else:
         preset = preset_for(arguments.env_id, agent)
         preset = dataclasses.replace(preset, evidence={**preset.evidence, **evidence}, **named)
+        if arguments.params is not None:
+            preset = dataclasses.replace(preset, agent={**preset.agent, **_read_params(arguments.params, agent)})
     return TrainSettings(
         env_id=arguments.env_id,
         agent=agent,
         learner=arguments.learner,
         rolls_back=arguments.rollback,
+        tuner=tuner,
         seed=seed,
         preset=preset,
         max_steps=max_steps,
@@ -123,6 +131,21 @@ def settings_of(arguments: argparse.Namespace) -> TrainSettings:
         is_quiet=arguments.quiet,
         is_debug=arguments.debug,
     )
+
+
+def _read_params(path: Path, agent: str) -> dict[str, Any]:
+    """The agent's keywords in a file, which may be the result of a search."""
+    try:
+        found = msgspec.json.decode(path.read_bytes())
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"--params: cannot read {path}: {error}") from error
+    if isinstance(found, dict) and isinstance(found.get("best"), dict):
+        if found.get("agent") != agent:
+            raise ConfigurationError(f"--params: {path} is for the agent {found.get('agent')}, not for {agent}")
+        found = found["best"].get("params")
+    if not isinstance(found, dict):
+        raise ConfigurationError(f"--params: expected an object in {path}, got {type(found).__name__}")
+    return found
 
 
 def _recorded_preset(record: RunRecord) -> Preset:
@@ -187,6 +210,7 @@ def _make_session(settings: TrainSettings, history: RunHistory) -> Iterator[Sess
         optimizer = RLOptimizer(
             agent,
             pipeline,
+            optimizer=make_tuner(settings.tuner, settings.agent, settings.seed),
             checkpoint_dir=settings.checkpoint_dir,
             rollback_on_degradation=settings.rolls_back,
             max_episodes=settings.max_windows,
@@ -205,7 +229,7 @@ def _make_session(settings: TrainSettings, history: RunHistory) -> Iterator[Sess
                 env_id=settings.env_id,
                 agent=settings.agent,
                 seed=settings.seed,
-                settings={"max_steps": settings.max_steps, **dataclasses.asdict(preset)},
+                settings={"max_steps": settings.max_steps, "tuner": settings.tuner, **dataclasses.asdict(preset)},
             ),
             checkpoint_dir=settings.checkpoint_dir,
             examine=lambda: Examiner(settings.env_id, optimizer.deterministic_policy(), SEED_OFFSET + settings.seed),
