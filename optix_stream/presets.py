@@ -85,8 +85,24 @@ _NAMED: Mapping[tuple[str, str], Preset] = {
         num_envs=1,
         window_size=1024,
         agent={
-            "hidden": (64, 64), "learning_rate": 1e-3, "batch_size": 64, "increment": 256, "update_ratio": 0.5,
-            "target_interval": 128, "exploration_steps": 8000, "epsilon_end": 0.04,
+            "hidden": (64, 64), "learning_rate": 1e-3, "gamma": 0.98, "n_step": 5, "increment": 64,
+            "target_interval": 64, "exploration_steps": 8000, "epsilon_end": 0.04, "scale_observations": True,
+        },
+    ),
+    ("MountainCar-v0", "dqn"): Preset(
+        num_envs=1,
+        window_size=2048,
+        agent={
+            "hidden": (64, 64), "learning_rate": 1e-3, "gamma": 0.98, "n_step": 8, "increment": 64,
+            "target_interval": 100, "exploration_steps": 24_000, "epsilon_end": 0.07, "scale_observations": True,
+        },
+    ),
+    ("LunarLander-v3", "dqn"): Preset(
+        num_envs=1,
+        window_size=2048,
+        agent={
+            "hidden": (128, 128), "learning_rate": 6.3e-4, "batch_size": 128, "n_step": 3, "increment": 64,
+            "target_interval": 125, "exploration_steps": 15_000, "buffer_size": 50_000,
         },
     ),
     ("Pendulum-v1", "sac"): Preset(
@@ -94,7 +110,7 @@ _NAMED: Mapping[tuple[str, str], Preset] = {
         window_size=500,
         agent={
             "hidden": (64, 64), "batch_size": 64, "increment": 32, "update_ratio": 2.0, "learning_starts": 300,
-            "tau": 0.01, "target_entropy": -2.0,
+            "tau": 0.01, "target_entropy": -2.0, "layer_norm": False,
         },
     ),
     ("Pendulum-v1", "td3"): Preset(
@@ -114,6 +130,18 @@ _NAMED: Mapping[tuple[str, str], Preset] = {
             "noise_correlation": 0.98, "scale_observations": True,
         },
     ),
+    ("LunarLanderContinuous-v3", "sac"): Preset(
+        num_envs=1,
+        window_size=2048,
+        agent={"hidden": (128, 128), "learning_starts": 5000, "tau": 0.01},
+    ),
+    ("HalfCheetah-v5", "sac"): Preset(
+        num_envs=4,
+        window_size=5000,
+        agent={
+            "hidden": (128, 128), "update_ratio": 2.0, "learning_starts": 2000, "tau": 0.01,
+        },
+    ),
     ("Acrobot-v1", "ppo"): Preset(
         num_envs=16,
         window_size=1024,
@@ -121,7 +149,7 @@ _NAMED: Mapping[tuple[str, str], Preset] = {
         plateau_threshold=20,
         dormant_threshold=60,
         agent={
-            "hidden": (128, 128), "epochs": 10, "minibatch_size": 128, "gae_lambda": 0.94, "learning_rate": 1e-3,
+            "epochs": 10, "minibatch_size": 128, "gae_lambda": 0.94, "learning_rate": 1e-3,
             "schedule_steps": 100_000, "normalize_observations": True, "normalize_rewards": True,
         },
     ),

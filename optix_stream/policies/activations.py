@@ -81,9 +81,17 @@ def softmax(x: Array) -> Array:
     return weights
 
 
+def layer_norm(x: Array, epsilon: float = 1e-3) -> Array:
+    """Shifted and scaled to mean 0 and variance 1 over the last axis. Ba et al. 2016 (arXiv 1607.06450)."""
+    x -= x.mean(axis=-1, keepdims=True)
+    variance = np.einsum("...i,...i->...", x, x)[..., None] / np.float32(x.shape[-1])
+    x /= np.sqrt(variance + np.float32(epsilon))
+    return x
+
+
 _BY_NAME: Mapping[str, Callable[..., Array]] = {
     function.__name__: function
-    for function in (relu, leaky_relu, tanh, sigmoid, elu, selu, silu, gelu, softplus, softsign, softmax)
+    for function in (relu, leaky_relu, tanh, sigmoid, elu, selu, silu, gelu, softplus, softsign, softmax, layer_norm)
 }
 
 

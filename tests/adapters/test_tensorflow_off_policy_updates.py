@@ -27,6 +27,7 @@ TORQUE = spaces.Box(np.array([-2.0, 0.0], np.float32), np.array([2.0, 1.0], np.f
 COMMON: dict[str, Any] = {
     "hidden": (6,), "seed": 0, "batch_size": BATCH, "increment": UPDATES, "learning_starts": 1, "gamma": GAMMA,
     "learning_rate": RATE, "buffer_size": 64, "update_ratio": 1.0,
+    "layer_norm": False,
 }  # fmt: skip
 Weights = list[Any]
 
@@ -163,7 +164,7 @@ def made(kind: Any, n_step: int, **settings: Any) -> tuple[Any, Any]:
 @given(window=windows(is_discrete=True))
 @settings(max_examples=25, deadline=None)
 def test_deep_q_learning(n_step: int, window: EpisodeData) -> None:
-    agent, state = made(DQNAgent, n_step, target_interval=2, max_grad_norm=0.5)
+    agent, state = made(DQNAgent, n_step, target_interval=2, max_grad_norm=0.5, tau=0.7)
     rng = begin(agent, state)
     weights = agent.model.get_weights()
     targets, adam, losses, norms = weights, Adam(), [], []
@@ -179,7 +180,7 @@ def test_deep_q_learning(n_step: int, window: EpisodeData) -> None:
         loss, gradients = gradients_of(loss_of, weights)
         norm = float(np.sqrt(sum(np.square(gradient).sum() for gradient in gradients)))
         weights = adam.step(weights, [np.asarray(g) * min(1.0, 0.5 / norm) for g in gradients], RATE)
-        targets = weights if number % 2 == 0 else targets
+        targets = follow(targets, weights, 0.7) if number % 2 == 0 else targets
         losses.append(loss)
         norms.append(norm)
     told = agent.learn(window)

@@ -82,6 +82,11 @@ def normalised() -> Any:
     return keras.Sequential([keras.Input((4,)), keras.layers.LayerNormalization(), dense(2)])
 
 
+def normalised_without_parameters() -> Any:
+    layer = keras.layers.LayerNormalization(center=False, scale=False)
+    return keras.Sequential([keras.Input((4,)), dense(8), layer, keras.layers.Activation("relu"), dense(2)])
+
+
 def time_distributed() -> Any:
     return keras.Sequential([keras.Input((2, 3)), dense(2), keras.layers.Flatten()])
 
@@ -140,6 +145,7 @@ def subclass_of_a_stack() -> Any:
     [
         (functional_chain, True),
         (flattened, True),
+        (normalised_without_parameters, True),
         (with_skip, False),
         (shared_layer, False),
         (convolution, False),

@@ -24,14 +24,12 @@ class ActorCriticConfig(OffPolicyConfig):
     Attributes:
         noise_correlation: of the exploration noise of a step with that of the one before, 0 to below 1. Where single
             pushes lead nowhere, a high one does; the memory is about ``1 / (1 - noise_correlation)`` steps.
-        layer_norm: normalise the hidden layers of the critics that ``for_spaces`` builds.
 
     Raises:
         ConfigurationError: a number out of its range.
     """
 
     noise_correlation: float = 0.0
-    layer_norm: bool = False
 
     def __post_init__(self) -> None:
         OffPolicyConfig.__post_init__(self)

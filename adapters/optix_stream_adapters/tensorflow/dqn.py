@@ -23,7 +23,7 @@ class DQNConfig(OffPolicyConfig):
     """What is fixed for the life of a ``DQNAgent``; see also ``OffPolicyConfig``.
 
     Attributes:
-        target_interval: gradient steps after which the target network becomes the same as the model.
+        target_interval: gradient steps after which the target network comes closer to the model.
         exploration_steps: transitions over which the share of random actions falls linearly from 1 to ``epsilon_end``.
         priority_exponent: draw rows in proportion to the size of their last error to this power; 0: evenly.
 
@@ -33,6 +33,7 @@ class DQNConfig(OffPolicyConfig):
 
     batch_size: int = 64
     update_ratio: float = 0.5
+    n_step: int = 3
     target_interval: int = 128
     exploration_steps: int = 10_000
     priority_exponent: float = 0.0
@@ -51,7 +52,8 @@ class DQNAgent(OffPolicyAgent):
 
     A published policy explores as much as the schedule says at that moment; the deterministic one not at all.
 
-    Hyperparameters, all live: ``learning_rate``, ``gamma``, ``epsilon_end`` (share of random actions in the end),
+    Hyperparameters, all live: ``learning_rate``, ``gamma``, ``tau`` (share by which the target network comes closer to
+    the model when it is due, 1: becomes the same), ``epsilon_end`` (share of random actions in the end),
     ``max_grad_norm``, and ``importance_exponent``, which says how far weights make up for priorities, 0 to 1.
 
     Args:
@@ -71,6 +73,7 @@ class DQNAgent(OffPolicyAgent):
     default_hyperparams: ClassVar[Mapping[str, Any]] = {
         "learning_rate": 5e-4,
         "gamma": 0.99,
+        "tau": 1.0,
         "epsilon_end": 0.05,
         "max_grad_norm": 10.0,
         "importance_exponent": 0.5,
@@ -106,8 +109,17 @@ class DQNAgent(OffPolicyAgent):
     def _build_networks(
         cls, size: int, action_space: Any, hidden: Sequence[int], rng: np.random.Generator, config: Any
     ) -> tuple[Any, ...]:
-        units = _head_of(action_space).units
-        return (build_mlp((size,), hidden, units, rng=rng, output_gain=0.1, activation="relu", hidden_gain=SMALL_GAIN),)
+        network = build_mlp(
+            (size,),
+            hidden,
+            _head_of(action_space).units,
+            rng=rng,
+            output_gain=0.1,
+            activation="relu",
+            hidden_gain=SMALL_GAIN,
+            layer_norm=config.layer_norm,
+        )
+        return (network,)
 
     @property
     def epsilon(self) -> float:
@@ -129,7 +141,7 @@ class DQNAgent(OffPolicyAgent):
         return FusedUpdate(learned, step, DIAGNOSTICS, updates=self.config.updates)
 
     def _coefficients(self) -> dict[str, float]:
-        return {name: self._param(name) for name in ("learning_rate", "max_grad_norm")}
+        return {name: self._param(name) for name in ("learning_rate", "max_grad_norm", "tau")}
 
     def _importance_exponent(self) -> float:
         return self._param("importance_exponent")

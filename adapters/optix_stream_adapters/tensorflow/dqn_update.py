@@ -18,11 +18,11 @@ def dqn_step(model: Any, *, target_interval: int) -> Step:
 
     Args:
         model: built Keras model from observations to one value an action.
-        target_interval: gradient steps after which the target network becomes the same as the model.
+        target_interval: gradient steps after which the target network comes closer to the model.
 
     Returns:
         A step on ``{"model": …}``, whose errors are those of the values, in units of return. Coefficients are
-        ``learning_rate`` and ``max_grad_norm``.
+        ``learning_rate``, ``max_grad_norm`` and ``tau``.
     """
     call = as_function(model)
 
@@ -41,7 +41,7 @@ def dqn_step(model: Any, *, target_interval: int) -> Step:
         gradients, norm = tf.clip_by_global_norm(tape.gradient(loss, online.weights), coefficients["max_grad_norm"])
         online = adam(online, gradients, coefficients["learning_rate"])
         is_due = tf.equal(tf.math.floormod(online.count, float(target_interval)), 0.0)
-        online = follow(online, tf.where(is_due, 1.0, 0.0))
+        online = follow(online, tf.where(is_due, coefficients["tau"], 0.0))
         return {"model": online}, tf.stack([loss, tf.reduce_mean(chosen), norm]), errors
 
     return step

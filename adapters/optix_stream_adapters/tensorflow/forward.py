@@ -183,6 +183,8 @@ def _step_of(layer: Any, kind: type) -> _Step | None:
         return _Step("leaky_relu", float(layer.negative_slope))
     if kind is keras.layers.ELU:
         return _Step("elu", float(layer.alpha))
+    if kind is keras.layers.LayerNormalization and not layer.weights and list(layer.axis) in ([1], [-1]):
+        return _Step("layer_norm", float(layer.epsilon))
     return None
 
 

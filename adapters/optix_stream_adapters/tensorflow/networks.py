@@ -37,7 +37,8 @@ def build_mlp(
         output_gain: of the last layer; small for a policy, so that it starts out undecided.
         activation: of the hidden layers.
         hidden_gain: of all layers but the last.
-        layer_norm: normalise each hidden layer before its activation. Ba et al. 2016 (arXiv 1607.06450).
+        layer_norm: normalise each hidden layer before its activation, without parameters. Ba et al. 2016
+            (arXiv 1607.06450).
     """
 
     def dense(width: int, gain: float, function: str | None) -> Any:
@@ -49,7 +50,7 @@ def build_mlp(
         layers.append(keras.layers.Flatten())
     for width in hidden:
         if layer_norm:
-            layers += [dense(width, hidden_gain, None), keras.layers.LayerNormalization()]
+            layers += [dense(width, hidden_gain, None), keras.layers.LayerNormalization(center=False, scale=False)]
             layers.append(keras.layers.Activation(activation))
         else:
             layers.append(dense(width, hidden_gain, activation))

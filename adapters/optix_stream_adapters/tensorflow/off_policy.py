@@ -35,6 +35,8 @@ class OffPolicyConfig:
         increment: new transitions after which it learns, also while a window fills.
         update_ratio: gradient steps a transition. Those of an increment are one compiled call.
         n_step: steps that a return spans before a value estimate follows.
+        layer_norm: normalise the hidden layers of the networks that ``for_spaces`` builds to value actions, which then
+            overestimate less what they have not seen.
         scale_observations: map a bounded ``Box`` of observations to -1 to 1 by its bounds.
 
     Raises:
@@ -47,6 +49,7 @@ class OffPolicyConfig:
     increment: int = 64
     update_ratio: float = 1.0
     n_step: int = 1
+    layer_norm: bool = True
     scale_observations: bool = False
 
     def __post_init__(self) -> None:
