@@ -292,8 +292,9 @@ class LoopController:
                     if self.state is LoopState.DORMANT:
                         self._enter_watchdog(window)
                     await checkpoints.after_window(window.episode_id)
-            await self._decisions.at_end()
+            # In this order: a run that goes on from there must not know that it once ended.
             await checkpoints.at_end(progress.windows - 1)
+            await self._decisions.at_end()
             return reason
 
     def _reason_to_end(self) -> str | None:

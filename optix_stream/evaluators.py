@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from numbers import Real
+from typing import Any
 
 import numpy as np
 
-from optix_stream.contracts import BaseEvaluator
+from optix_stream.contracts import BaseEvaluator, Stateful
 from optix_stream.errors import ScoreError
 from optix_stream.types import EpisodeData, EvalMetrics
 
@@ -16,7 +18,7 @@ EPISODE_RETURN = "episode_return"
 REWARD_PER_STEP = "reward_per_step"
 
 
-class EpisodeReturnEvaluator(BaseEvaluator):
+class EpisodeReturnEvaluator(BaseEvaluator, Stateful):
     """The mean return of the episodes that ended in the window; the mean reward a step where a
     source has no episodes.
 
@@ -39,6 +41,12 @@ class EpisodeReturnEvaluator(BaseEvaluator):
         if self._has_episodes or not episode_data.length:
             return None
         return EvalMetrics(metrics["mean_reward"], metrics, episode_data.episode_id, REWARD_PER_STEP)
+
+    def state_dict(self) -> Mapping[str, Any]:
+        return {"has_episodes": self._has_episodes}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._has_episodes = bool(state["has_episodes"])
 
 
 def checked_score(metrics: EvalMetrics | None, window: EpisodeData) -> EvalMetrics | None:

@@ -61,6 +61,8 @@ class PipelineRun:
         self._clock = clock
         self._clock_offset = 0.0
         self._learning: LearningSink | None = None
+        # Transitions that are being learned from one by one.
+        self._in_hand = 0
         if acceptance is not None and self._intake.learn_one is not None and clock is not None:
             self._learning = LearningSink(queue, self._intake, clock)
         self.producers: Sequence[Producer] = ()
@@ -172,7 +174,9 @@ class PipelineRun:
         if self._learning is None:
             self._take(items)
             return
+        self._in_hand = sum(map(count_transitions, items))
         outcomes, lost = await self._learning.learn_accepted(items)
+        self._in_hand = 0
         self._ledger.dropped.update(lost)
         self._take(outcomes)
         await self._learning.hand_on(())
@@ -182,7 +186,8 @@ class PipelineRun:
         if intake.increment is not None and intake.learn_increment is not None:
             part = self._assembler.new_rows(intake.increment)
             if part is not None:
-                await intake.learn_increment(part)
+                with anyio.CancelScope(shield=True):  # The window counts these rows as learned from.
+                    await intake.learn_increment(part)
 
     def record_learned(self, window: EpisodeData) -> None:
         self._ledger.learn(window.length)
@@ -192,7 +197,7 @@ class PipelineRun:
 
     def statistics(self) -> Statistics:
         return self._ledger.statistics(
-            in_queue=self._source.size,
+            in_queue=self._source.size + self._in_hand,
             in_window=self._assembler.size + sum(window.length for window in self._ready),
         )
 

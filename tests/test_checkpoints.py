@@ -178,7 +178,7 @@ def test_what_a_killed_save_left_is_removed(tmp_path: Path) -> None:
     registry = CheckpointRegistry(tmp_path)
     assert registry.latest == first
     second = save(registry, 2.0)
-    assert second.snapshot_id == "snapshot-000002"
+    assert second.snapshot_id == "snapshot-000001"
     assert names(tmp_path) == {"lock", first.snapshot_id, second.snapshot_id}
     assert registry.take_reports() == []
     assert weight_of(CheckpointRegistry(tmp_path), second) == 2.0
@@ -258,7 +258,7 @@ def test_what_a_run_did_after_its_checkpoint_is_forgotten_when_it_goes_on(tmp_pa
     assert resume(again) is not None
     assert again.best == again.latest == first
     assert names(tmp_path) == {"lock", "snapshot-000000", "checkpoint-000000"}
-    assert save(again, 1.5, 1).snapshot_id == "snapshot-000002"
+    assert save(again, 1.5, 1).snapshot_id == "snapshot-000001"
 
 
 def test_the_best_that_goes_with_a_checkpoint_is_kept_with_it(tmp_path: Path) -> None:

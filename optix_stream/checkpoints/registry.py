@@ -92,10 +92,8 @@ class CheckpointRegistry:
             raise CheckpointError(f"checkpoint directory {self.checkpoint_dir} is not writable")
         self._lock = DirectoryLock(self.checkpoint_dir)
         self._hashes = FileHashes()
-        self._catalogue = Catalogue.read(self.checkpoint_dir)
+        self._look()
         self._run = self._catalogue.latest_run
-        self._next_numbers = dict(self._catalogue.next_numbers)
-        self._next_serial = self._catalogue.next_serial
         self._reports: list[CheckpointError] = []
 
     # -- a run ----------------------------------------------------------------------------------
@@ -140,6 +138,7 @@ class CheckpointRegistry:
             self._run = manifest.run
             later = self._catalogue.of_run(manifest.run)
             self._remove([each.name for each in later[later.index(manifest) + 1 :]])
+            self._look()
             load(_checkpoint_of(manifest), state)
             return True
         if failures:
@@ -302,17 +301,23 @@ class CheckpointRegistry:
         if not self._lock.is_held:
             self._lock.acquire(above=self._catalogue.latest_epoch)
         try:
-            self._catalogue = Catalogue.read(self.checkpoint_dir)
+            self._look()
+            self._reports.extend(self._catalogue.damaged.values())
+            if self._catalogue.unfinished:
+                # What a save that was cut off has left.
+                for folder in self._catalogue.unfinished:
+                    self._discard(folder)
+                self._look()
         except CheckpointError:
             self.end_run()
             raise
+        self._run = self._catalogue.latest_run
+
+    def _look(self) -> None:
+        """See what is there. Names of what is gone are used again, so that a run in pieces uses those of one in one."""
+        self._catalogue = Catalogue.read(self.checkpoint_dir)
         self._next_numbers = dict(self._catalogue.next_numbers)
         self._next_serial = self._catalogue.next_serial
-        self._run = self._catalogue.latest_run
-        self._reports.extend(self._catalogue.damaged.values())
-        # What a save that was cut off has left.
-        for folder in self._catalogue.unfinished:
-            self._discard(folder)
 
     def _stage(
         self,

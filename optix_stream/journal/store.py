@@ -23,7 +23,8 @@ from optix_stream.wire import decode_items, encode_items
 
 _APPLICATION, _FORMAT = 0x6F707478, 1
 _SCHEMA = f"""
-CREATE TABLE IF NOT EXISTS batches (
+BEGIN;
+CREATE TABLE batches (
     position INTEGER PRIMARY KEY AUTOINCREMENT,  -- The highest is remembered when its row is gone.
     transitions INTEGER NOT NULL,
     time REAL NOT NULL,
@@ -33,6 +34,7 @@ CREATE TABLE IF NOT EXISTS batches (
 );
 PRAGMA application_id = {_APPLICATION};
 PRAGMA user_version = {_FORMAT};
+COMMIT;
 """
 _FACTS = struct.Struct("<qqdd")
 _ROW_BYTES = 64
@@ -206,8 +208,8 @@ class JournalStore:
                 "PRAGMA trusted_schema = OFF; PRAGMA locking_mode = EXCLUSIVE; PRAGMA journal_mode = WAL; "
                 "PRAGMA synchronous = FULL; PRAGMA fullfsync = ON; PRAGMA journal_size_limit = 16777216;"
             )
-            self._check_format(connection)
-            connection.executescript(_SCHEMA)
+            if not self._is_made(connection):
+                connection.executescript(_SCHEMA)
             self.size = _size(connection)
         except BaseException:
             connection.close()
@@ -215,15 +217,17 @@ class JournalStore:
         self._connection = connection
         return connection
 
-    def _check_format(self, connection: sqlite3.Connection) -> None:
+    def _is_made(self, connection: sqlite3.Connection) -> bool:
+        if not connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0]:
+            return False
         (application,) = connection.execute("PRAGMA application_id").fetchone()
         (version,) = connection.execute("PRAGMA user_version").fetchone()
-        tables = connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0]
-        if tables and (application, version) != (_APPLICATION, _FORMAT):
+        if (application, version) != (_APPLICATION, _FORMAT):
             raise CheckpointError(
                 f"cannot open journal {self.path}: expected format {_FORMAT} of a journal, got format {version} of "
                 f"application {application:#x}"
             )
+        return True
 
     def _disconnect(self) -> None:
         connection, self._connection = self._connection, None

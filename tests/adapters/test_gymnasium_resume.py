@@ -136,12 +136,19 @@ async def test_a_run_in_pieces_is_the_run_in_one(name: str, tmp_path: Path) -> N
         last = await piece.run()
         windows += piece.windows
         assert piece.of(GapDetected) == piece.of(CheckpointFailed) == []
+        assert [event.fresh for event in piece.of(RunResumed)] in ([], [()])
         assert [event.window for event in piece.of(RunResumed)] == (
             [len(windows) - len(piece.windows) - 1] if until > 2 else []
         )
     assert windows == whole.windows
     assert last.statistics == report.statistics
-    assert last.windows == report.windows
+    assert (last.windows, last.state, best_of(last)) == (report.windows, report.state, best_of(report))
+
+
+def best_of(report: RunReport) -> tuple[Any, ...]:
+    best = report.best_snapshot
+    assert best is not None
+    return best.snapshot_id, best.eval_metrics, best.hyperparams
 
 
 @pytest.mark.parametrize("name", ["one", "side by side", "arrays"])
