@@ -4,12 +4,12 @@
     python tests/benchmarks/learning.py --tasks cartpole-ppo --against stable-baselines3
 
 Every seed is a process of its own with one thread for each library. A run is the loop itself: pipeline, agent,
-judge and snapshots. Its *shipped* policy is the one at which three evaluations in a row had the best mean, of 20
-episodes each (300 where Gymnasium steps them as one), whose seeds are disjoint from those of the 100 test episodes
-that give the final score. A threshold is reached where two evaluations in a row are at or above it; a seed that never
-gets there counts as over its budget. Every environment step of the run counts; those of the evaluations do not, nor
-does their time. The interquartile mean and its stratified bootstrap are those of Agarwal et al. 2021 (arXiv
-2108.13264). The peer gets the same budget, settings, evaluations and threads.
+judge and snapshots. Its *shipped* policy is the one at which three evaluations in a row had the best mean; the seeds
+of their episodes are disjoint from those of the 100 test episodes that give the final score. A threshold is reached
+where two evaluations in a row are at or above it; a seed that never gets there counts as over its budget. Every
+environment step of the run counts; those of the evaluations do not, nor does their time. The interquartile mean and its
+stratified bootstrap are those of Agarwal et al. 2021 (arXiv 2108.13264). The peer gets the same budget, settings,
+evaluations and threads.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ import numpy as np
 from tasks import Task
 
 EVALUATION_SEED, TEST_SEED = 50_000, 90_000
-EVALUATION_EPISODES, MANY_EPISODES, TEST_EPISODES = 20, 300, 100
+TEST_EPISODES, AT_A_TIME = 100, 20
 PEER = "stable-baselines3"
 
 Act: TypeAlias = Callable[[Any], Any]
@@ -46,16 +46,21 @@ class Result:
 
 
 def mean_return(act: Act, env_id: str, episodes: int, seed: int) -> float:
-    """Of whole episodes, one after another; the first observation of each is by a seed of its own."""
-    env = gymnasium.make(env_id)
+    """Of whole episodes, each with a seed of its own; some at a time, so that one decision serves them all."""
     total = 0.0
-    for episode in range(episodes):
-        observation, _ = env.reset(seed=seed + episode)
-        is_over = False
-        while not is_over:
-            observation, reward, terminated, truncated, _ = env.step(act(np.asarray(observation)[None])[0])
-            total += float(reward)
-            is_over = terminated or truncated
+    for first in range(0, episodes, AT_A_TIME):
+        envs = [gymnasium.make(env_id) for _ in range(min(AT_A_TIME, episodes - first))]
+        observations = [env.reset(seed=seed + first + index)[0] for index, env in enumerate(envs)]
+        live = list(range(len(envs)))
+        while live:
+            actions = act(np.stack([observations[index] for index in live]))
+            left = []
+            for index, action in zip(live, actions, strict=True):
+                observations[index], reward, terminated, truncated, _ = envs[index].step(action)
+                total += float(reward)
+                if not (terminated or truncated):
+                    left.append(index)
+            live = left
     return total / episodes
 
 
@@ -74,8 +79,6 @@ def mean_return_side_by_side(act: Act, env_id: str, episodes: int, seed: int) ->
 class Curve:
     """Evaluates now and then; keeps the scores and the time that they took.
 
-    Where Gymnasium steps many environments as one, more episodes cost hardly more, and there are more of them.
-
     Args:
         task: says when.
         seed: of the run; evaluations have seeds of their own.
@@ -90,7 +93,6 @@ class Curve:
         self._policy = policy
         is_one = gymnasium.spec(task.env).vector_entry_point is not None
         self._evaluate = mean_return_side_by_side if is_one else mean_return
-        self._episodes = MANY_EPISODES if is_one else EVALUATION_EPISODES
         self._next = task.evaluate_every
 
     def point(self, steps: int, *, is_last: bool = False) -> float | None:
@@ -99,7 +101,7 @@ class Curve:
             return None
         self._next = (steps // self._task.evaluate_every + 1) * self._task.evaluate_every
         start = time.perf_counter()
-        score = self._evaluate(self._policy(), self._task.env, self._episodes, self._seed)
+        score = self._evaluate(self._policy(), self._task.env, self._task.episodes, self._seed)
         self.sec += time.perf_counter() - start
         self.points.append((steps, score))
         return score

@@ -16,6 +16,7 @@ class Task:
         agent: the command line's name.
         steps: budget of environment steps.
         evaluate_every: steps between evaluations.
+        episodes: of an evaluation; more where they cost little.
         threshold: for the steps that it takes; None: none.
         bar: least interquartile mean of the final scores.
         each: least score that every seed must reach.
@@ -36,6 +37,7 @@ class Task:
     median_steps: int | None = None
     low: float | None = None
     seeds: int = 10
+    episodes: int = 20
     peer: tuple[str, Mapping[str, Any]] | None = None
     is_lagging: bool = False
 
@@ -46,7 +48,7 @@ _PPO_CARTPOLE = {
 }  # fmt: skip
 _PPO_ACROBOT = {
     "n_envs": 16, "n_steps": 64, "batch_size": 128, "n_epochs": 10, "gamma": 0.99, "gae_lambda": 0.94, "ent_coef": 0.0,
-    "learning_rate": ("linear", 1e-3), "normalize": True, "policy_kwargs": {"net_arch": [128, 128]},
+    "learning_rate": ("linear", 1e-3), "normalize": True,
 }  # fmt: skip
 _DQN_CARTPOLE = {
     "learning_rate": 2.3e-3, "batch_size": 64, "buffer_size": 100_000, "learning_starts": 1000, "gamma": 0.99,
@@ -59,25 +61,31 @@ _TD3_PENDULUM = {"learning_rate": 1e-3, "gamma": 0.98, "buffer_size": 200_000, "
 TASKS: Mapping[str, Task] = {
     "cartpole-stream-ac": Task(
         env="CartPole-v1", agent="stream-ac", steps=20_000, evaluate_every=500,
+        episodes=300,
         threshold=475, bar=500, each=500, median_steps=3000,
     ),
     "cartpole-ppo": Task(
         env="CartPole-v1", agent="ppo", steps=40_000, evaluate_every=2048, threshold=475, bar=500, each=475,
+        episodes=300,
         peer=("PPO", _PPO_CARTPOLE),
     ),
     "cartpole-ppo-lagging": Task(
         env="CartPole-v1", agent="ppo", steps=40_000, evaluate_every=2048, threshold=475, each=475, seeds=5,
+        episodes=300,
         is_lagging=True,
     ),
     "cartpole-ppo-100k": Task(
         env="CartPole-v1", agent="ppo", steps=100_000, evaluate_every=100_000, seeds=3, peer=("PPO", _PPO_CARTPOLE),
+        episodes=300,
     ),
     "cartpole-dqn": Task(
         env="CartPole-v1", agent="dqn", steps=50_000, evaluate_every=2560, threshold=475, bar=495,
+        episodes=300,
         peer=("DQN", _DQN_CARTPOLE),
     ),
     "acrobot-ppo": Task(
         env="Acrobot-v1", agent="ppo", steps=60_000, evaluate_every=2048, threshold=-100, bar=-82,
+        episodes=100,
         median_steps=15_000, peer=("PPO", _PPO_ACROBOT),
     ),
     "pendulum-sac": Task(
