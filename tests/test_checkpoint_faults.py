@@ -146,3 +146,34 @@ def test_whatever_the_disk_refuses_is_told_once_and_the_old_is_there(
         assert outcome["second"] == [], (name, nth, outcome)
         assert what_loads(directory) == ((4, 2) if kind == "policy" else (2, 4)), (name, nth)
         shutil.rmtree(directory)
+
+
+FULL_DISK = """
+mount -t tmpfs -o size=1m none "$1" || exit 77
+"$2" -m optix_stream.cli train CartPole-v1 --agent stream-ac --window-size 200 --max-steps 4000 --checkpoint-every 1 \
+    --json --checkpoint-dir "$1/run" || exit 1
+"$2" -m optix_stream.cli inspect "$1/run" --json
+"""
+
+
+@pytest.mark.skipif(shutil.which("unshare") is None, reason="unshare is not installed")
+def test_a_run_goes_on_when_the_disk_is_full(tmp_path: Path) -> None:
+    """A file system of one megabyte, of which a checkpoint takes a sixth."""
+    namespace = ["unshare", "--user", "--map-root-user", "--mount"]
+    done = subprocess.run(
+        [*namespace, "sh", "-c", FULL_DISK, "full", str(tmp_path), sys.executable],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode == 77 or "unshare failed" in done.stderr:
+        pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
+    assert done.returncode == 0, done.stderr
+    report, inspection = (json.loads(line) for line in done.stdout.splitlines())
+    assert (report["windows"], report["transitions"]) == (20, 4000)
+    assert report["statistics"]["is_balanced"]
+    told = re.findall(r"checkpoint failed: cannot save ([\w-]+)\b.*No space left on device", done.stderr)
+    assert told, "the disk is meant to be full"
+    assert len(told) == len(set(told)), "each is told once"
+    assert inspection["damaged"] == {}
+    assert inspection["checkpoints"]

@@ -149,18 +149,19 @@ def knowledge(directory: Path) -> dict[str, Any]:
 def compare(agent: str, points: int, seed: int) -> int:
     """How many of so many killed runs end as the unbroken one; prints them."""
     rng, runs = random.Random(seed), Runs(agent, seed)
-    windows = TASKS[agent].windows
     equal = 0
     with tempfile.TemporaryDirectory(prefix="optix-stream-resume-") as name:
         folder = Path(name)
         started = time.perf_counter()
         runs.to_the_end(folder / "unbroken")
         expected = knowledge(folder / "unbroken")
-        between_sec = 0.5 * (time.perf_counter() - started) / windows
+        total = checkpoints_in(folder / "unbroken")
+        before, last = CheckpointRegistry(folder / "unbroken").run_checkpoints()
+        between_sec = last.timestamp - before.timestamp
         for point in range(points):
             directory = folder / f"{point}"
             while True:
-                checkpoints, delay_sec = rng.randrange(windows - 1), rng.random() * between_sec
+                checkpoints, delay_sec = rng.randrange(total), rng.random() * between_sec
                 if runs.kill_after(directory, checkpoints, delay_sec):
                     break
                 # It was over before; such a run shows nothing.
