@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,12 @@ from optix_stream.contracts import (
     BaseOptimizer,
     Outcome,
     Policy,
+    Stateful,
     StreamItem,
     TransitionSink,
     Verdict,
 )
+from optix_stream.errors import CheckpointError
 from optix_stream.events import GapDetected
 from optix_stream.testing import (
     FakeClock,
@@ -399,6 +401,62 @@ def test_an_optimizer_that_acts_without_scores_is_caught() -> None:
         check_optimizer(
             lambda: Suggesting(lambda params: {"x": 2.0}, on_nothing=True), HyperparamSet({"x": 1.0}), {}, [1.0]
         )
+
+
+@pytest.mark.parametrize(
+    ("limits", "value", "text"),
+    [
+        ((1, 9), 2.5, "x: expected an integer, got 2.5"),
+        ([1, 3, 5], 2, r"x: expected one of \[1, 3, 5\], got 2"),
+    ],
+)
+def test_an_optimizer_with_a_value_that_is_none_of_its_parameter_s_is_caught(
+    limits: Any, value: float, text: str
+) -> None:
+    with pytest.raises(AssertionError, match=text):
+        check_optimizer(lambda: Suggesting(lambda params: {"x": value}), HyperparamSet({"x": 1}), {"x": limits}, [1.0])
+
+
+class Remembering(Suggesting, Stateful):
+    """Counts its suggestions; what it saves and restores of that is up to the test."""
+
+    def __init__(self, saves: bool = True, refuses: bool = True, probes_on: bool = False) -> None:
+        super().__init__(lambda params: {"x": float(self.count)})
+        self.count = 0
+        self._saves = saves
+        self._refuses = refuses
+        self._probes_on = probes_on
+
+    @property
+    def is_probing(self) -> bool:
+        return self._probes_on
+
+    def suggest(self, current_hyperparams: HyperparamSet, metrics_history: Sequence[EvalMetrics]) -> HyperparamSet:
+        self.count += len(metrics_history) > 0
+        return super().suggest(current_hyperparams, metrics_history)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"count": self.count if self._saves else 0}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        if "count" not in state and self._refuses:
+            raise CheckpointError("no count")
+        self.count = state.get("count", 0)
+
+
+@pytest.mark.parametrize(
+    ("promises", "text"),
+    [
+        ({"saves": False}, r"suggestion 1, restored: expected \{'x': 2.0\}, got \{'x': 1.0\}"),
+        ({"refuses": False}, "expected a CheckpointError from a state that is none"),
+        ({"probes_on": True}, "settle: expected the probe to have ended"),
+    ],
+)
+def test_an_optimizer_that_cannot_go_on_where_it_was_is_caught(promises: dict[str, bool], text: str) -> None:
+    start, bounds = HyperparamSet({"x": 1.0}), {"x": (0.0, 9.0)}
+    check_optimizer(Remembering, start, bounds, [1.0, 2.0, 3.0])
+    with pytest.raises(AssertionError, match=text):
+        check_optimizer(lambda: Remembering(**promises), start, bounds, [1.0, 2.0, 3.0])
 
 
 def test_a_made_transition_goes_on_where_the_last_one_ended() -> None:
