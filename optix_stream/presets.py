@@ -149,7 +149,7 @@ _NAMED: Mapping[tuple[str, str], Preset] = {
         plateau_threshold=20,
         dormant_threshold=60,
         agent={
-            "epochs": 10, "minibatch_size": 128, "gae_lambda": 0.94, "learning_rate": 1e-3,
+            "epochs": 4, "minibatch_size": 64, "gae_lambda": 0.94, "learning_rate": 7e-4,
             "schedule_steps": 100_000, "normalize_observations": True, "normalize_rewards": True,
         },
     ),
