@@ -281,8 +281,9 @@ def test_actions_of_another_space_are_refused(kind: type[OffPolicyAgent], action
     assert not len(agent._buffer)
 
 
-def test_bounded_observations_are_scaled_and_others_left_alone() -> None:
-    space = spaces.Box(np.array([-1.2, -np.inf], np.float32), np.array([0.6, np.inf], np.float32))
+@pytest.mark.parametrize("unbounded", [np.inf, np.finfo(np.float32).max])
+def test_bounded_observations_are_scaled_and_others_left_alone(unbounded: float) -> None:
+    space = spaces.Box(np.array([-1.2, -unbounded], np.float32), np.array([0.6, unbounded], np.float32))
     agent = DQNAgent.for_spaces(space, spaces.Discrete(2), scale_observations=True, **SMALL)
     agent.learn(
         dataclasses.replace(window_for(DQNAgent, 3), observations=np.array([[-1.2, 3.0], [0.6, -4.0], [-0.3, 0.0]]))

@@ -13,7 +13,8 @@ from optix_stream.policies.composed import Sampler
 from optix_stream.types import Array, EpisodeData, HyperparamSet
 from optix_stream_adapters.tensorflow.critics import TwinCritics, build_critics
 from optix_stream_adapters.tensorflow.networks import SMALL_GAIN, build_mlp
-from optix_stream_adapters.tensorflow.off_policy import OffPolicyAgent, OffPolicyConfig
+from optix_stream_adapters.tensorflow.off_policy import OffPolicyAgent
+from optix_stream_adapters.tensorflow.off_policy_config import OffPolicyConfig
 from optix_stream_adapters.tensorflow.squashed import SquashedActions
 
 

@@ -15,7 +15,8 @@ from optix_stream_adapters.tensorflow.actions import CategoricalHead
 from optix_stream_adapters.tensorflow.dqn_update import DIAGNOSTICS, dqn_step
 from optix_stream_adapters.tensorflow.fused_update import FusedUpdate, Learned
 from optix_stream_adapters.tensorflow.networks import SMALL_GAIN, build_mlp
-from optix_stream_adapters.tensorflow.off_policy import OffPolicyAgent, OffPolicyConfig
+from optix_stream_adapters.tensorflow.off_policy import OffPolicyAgent
+from optix_stream_adapters.tensorflow.off_policy_config import OffPolicyConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -4,65 +4,23 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
 
 from optix_stream.contracts import IncrementalLearner
-from optix_stream.errors import ConfigurationError, TransitionMismatchError
+from optix_stream.errors import TransitionMismatchError
 from optix_stream.policies import EncodedInput
-from optix_stream.policies.samplers import bounds_of
 from optix_stream.recipes import recipe_of
 from optix_stream.replay_buffer import Experience, ReplayBuffer, Sample
-from optix_stream.spaces import describe_space
 from optix_stream.types import Array, EpisodeData, HyperparamSet, StreamId
 from optix_stream_adapters.tensorflow.fused_update import FusedUpdate, Learned
 from optix_stream_adapters.tensorflow.keras_agent import KerasAgent, require_finite, split_settings
+from optix_stream_adapters.tensorflow.off_policy_config import OffPolicyConfig
+from optix_stream_adapters.tensorflow.scaling import scaling_of
 
 _REPLAY = "replay"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class OffPolicyConfig:
-    """What is fixed for the life of an agent that learns from the past; the rest are hyperparameters.
-
-    Attributes:
-        buffer_size: transitions that are remembered.
-        batch_size: rows a gradient step.
-        learning_starts: transitions before the first gradient step.
-        increment: new transitions after which it learns, also while a window fills.
-        update_ratio: gradient steps a transition. Those of an increment are one compiled call.
-        n_step: steps that a return spans before a value estimate follows.
-        layer_norm: normalise the hidden layers of the networks that ``for_spaces`` builds to value actions, which then
-            overestimate less what they have not seen.
-        scale_observations: map a bounded ``Box`` of observations to -1 to 1 by its bounds.
-
-    Raises:
-        ConfigurationError: a number out of its range.
-    """
-
-    buffer_size: int = 100_000
-    batch_size: int = 128
-    learning_starts: int = 1000
-    increment: int = 64
-    update_ratio: float = 1.0
-    n_step: int = 1
-    layer_norm: bool = True
-    scale_observations: bool = False
-
-    def __post_init__(self) -> None:
-        for name in ("buffer_size", "batch_size", "learning_starts", "increment", "n_step"):
-            if getattr(self, name) < 1:
-                raise ConfigurationError(f"{name}: expected at least 1, got {getattr(self, name)}")
-        if not self.update_ratio > 0.0:
-            raise ConfigurationError(f"update_ratio: expected above 0, got {self.update_ratio}")
-
-    @property
-    def updates(self) -> int:
-        """Gradient steps a compiled call."""
-        return max(1, round(self.increment * self.update_ratio))
 
 
 class OffPolicyAgent(KerasAgent, IncrementalLearner):
@@ -99,7 +57,7 @@ class OffPolicyAgent(KerasAgent, IncrementalLearner):
         priority_exponent: float = 0.0,
     ) -> None:
         super().__init__(model, hyperparams, observation_space=observation_space, seed=seed, config=config)
-        self._scaling = _scaling_of(observation_space) if self.config.scale_observations else (None, None)
+        self._scaling = scaling_of(observation_space) if self.config.scale_observations else (None, None)
         self._buffer = ReplayBuffer(
             self.config.buffer_size,
             self._forward.input_shape,
@@ -326,17 +284,3 @@ def _cut_since(window: EpisodeData, start: int) -> list[StreamId]:
     last = np.full(len(window.stream_ids), -1)
     last[streams] = np.arange(start)  # The last row of each wins.
     return [window.stream_ids[stream] for stream in np.flatnonzero(last >= 0) if window.gaps[last[stream]]]
-
-
-def _scaling_of(observation_space: Any) -> tuple[Array, Array]:
-    """Middles and inverse half widths of a Box; 0 and 1 where it is not bounded.
-
-    Raises:
-        ConfigurationError: another space, or none.
-    """
-    space = None if observation_space is None else describe_space(observation_space, "observation space")
-    if space is None or space["kind"] != "Box":
-        raise ConfigurationError(f"scale_observations: expected a Box of observations, got {observation_space}")
-    _, _, center, scale = bounds_of(space["low"], space["high"])
-    bounded = np.isfinite(space["low"]).ravel() & np.isfinite(space["high"]).ravel()
-    return np.where(bounded, center, 0.0).astype(np.float32), np.where(bounded, 1.0 / scale, 1.0).astype(np.float32)
