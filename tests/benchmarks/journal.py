@@ -199,6 +199,9 @@ async def kill_again_and_again(arguments: argparse.Namespace) -> bool:
             for kill in range(arguments.kills):
                 process = await start(url, directory, *options)
                 await asyncio.sleep(rng.uniform(0.0, LONGEST_LIFE_SEC))
+                assert process.returncode is None, (
+                    f"expected a process to kill, got one that ended: {process.returncode}"
+                )
                 process.send_signal(signal.SIGKILL)
                 await process.wait()
                 before = len(accepted)
