@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
-import types
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Sequence
-from functools import partial
+import json
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,48 +13,19 @@ import pytest
 
 from optix_stream.boundaries import BoundaryFn, every_n_steps
 from optix_stream.callbacks import LoopCallback
-from optix_stream.contracts import Policy, Producer, StreamItem, TransitionSink
+from optix_stream.checkpointing import CheckpointEvery
+from optix_stream.contracts import BaseEvaluator, Policy, Producer, StreamItem, TransitionSink
 from optix_stream.events import LoopStopped
 from optix_stream.pipeline import LivePipeline, StreamPipeline
 from optix_stream.queue import OverflowPolicy, TransitionQueue
 from optix_stream.rl_optimizer import RLOptimizer
-from optix_stream.testing import RecordingAgent, assert_balanced, make_transition
-from optix_stream.types import EvalMetrics, Statistics
+from optix_stream.testing import Canceller, RecordingAgent, assert_balanced, cancel_everywhere, make_transition
+from optix_stream.types import EpisodeData, EvalMetrics, Statistics
 
 pytestmark = pytest.mark.anyio
 
 STEPS = 14
 WINDOW = 4
-
-
-class Canceller:
-    """Cancels a scope when the coroutines it drives have, together, awaited ``at`` times."""
-
-    def __init__(self, at: int) -> None:
-        self.scope = anyio.CancelScope()
-        self.awaits = 0
-        self._at = at
-
-    async def drive(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        return await self._drive(coroutine)
-
-    @types.coroutine
-    def _drive(self, coroutine: Coroutine[Any, Any, Any]) -> Generator[Any, Any, Any]:
-        resume: Callable[[], Any] = partial(coroutine.send, None)
-        while True:
-            try:
-                yielded = resume()
-            except StopIteration as stop:
-                return stop.value
-            self.awaits += 1
-            if self.awaits == self._at:
-                self.scope.cancel()
-            try:
-                value = yield yielded
-            except BaseException as error:
-                resume = partial(coroutine.throw, error)
-            else:
-                resume = partial(coroutine.send, value)
 
 
 class DrivenProducer:
@@ -107,16 +76,6 @@ class Pipeline(StreamPipeline):
 class AsyncHook(LoopCallback):
     async def on_episode_end(self, episode_id: int, eval_metrics: EvalMetrics | None) -> None:
         await anyio.lowlevel.checkpoint()
-
-
-async def cancel_everywhere(run: Callable[[Canceller], Awaitable[None]]) -> int:
-    """Call ``run`` with cancellation at the first await, the second, … until it ends by itself."""
-    for at in itertools.count(1):
-        canceller = Canceller(at)
-        await run(canceller)
-        if not canceller.scope.cancel_called:
-            return at - 1
-    raise AssertionError
 
 
 def check_conservation(statistics: Statistics, agent: RecordingAgent) -> None:
@@ -173,6 +132,70 @@ async def test_a_live_feed_cancelled_at_every_await(tmp_path: Path) -> None:
         check_conservation(optimizer.statistics(), agent)
 
     assert await cancel_everywhere(run) > 20
+
+
+class NotingAgent(RecordingAgent):
+    """Its weights are what it has learned from, in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.noted: list[float] = []
+
+    def learn(self, episode_data: EpisodeData) -> dict[str, float]:
+        self.noted.extend(map(float, episode_data.rewards))
+        return super().learn(episode_data)
+
+    def save_weights(self, path: str) -> None:
+        Path(path).write_text(json.dumps(self.noted))
+
+    def load_weights(self, path: str) -> None:
+        self.noted = json.loads(Path(path).read_text())
+
+
+class NoScore(BaseEvaluator):
+    """So that the weights in the end are the last ones, and not the best."""
+
+    def score(self, episode_data: EpisodeData, train_diagnostics: dict[str, float]) -> EvalMetrics | None:
+        return None
+
+
+async def test_a_run_with_a_journal_cancelled_at_every_await_and_resumed(tmp_path: Path) -> None:
+    runs = 0
+
+    async def run(canceller: Canceller) -> None:
+        nonlocal runs
+        runs += 1
+        directory = tmp_path / str(runs)
+        producer = CountingProducer()
+        driven = DrivenProducer(producer, canceller)
+        pipeline = LivePipeline(driven, episode_boundary_fn=every_n_steps(WINDOW), buffer_size=3, overflow="block")
+        options: dict[str, Any] = {
+            "evaluator": NoScore(), "checkpoint_dir": directory, "checkpoint_every": CheckpointEvery(windows=1)
+        }  # fmt: skip
+        optimizer = RLOptimizer(NotingAgent(), pipeline, journal=True, **options)
+        with canceller.scope:
+            await canceller.drive(optimizer.run())
+        statistics = optimizer.statistics()
+        assert_balanced(statistics)
+        assert statistics.held == 0
+        assert statistics.received == producer.handed_over
+        # What was refused because the run was ending was not accepted.
+        most = statistics.received - statistics.dropped.get("closed", 0)
+        agent = NotingAgent()
+        await RLOptimizer(agent, LivePipeline(NoMore()), journal=True, resume=True, **options).run()
+        assert agent.noted == list(range(len(agent.noted))), "everything once, and in order"
+        assert most - 1 <= len(agent.noted) <= most, "at most one waited for room in the queue"
+
+    assert await cancel_everywhere(run) > 20
+
+
+class NoMore:
+    """A source that has ended."""
+
+    name = "no more"
+
+    async def run(self, policy: Policy, sink: TransitionSink) -> None:
+        await anyio.lowlevel.checkpoint()
 
 
 async def test_cancelled_after_any_number_of_turns_of_the_event_loop(tmp_path: Path) -> None:

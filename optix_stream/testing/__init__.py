@@ -5,6 +5,7 @@ expected and what came; those of async parts are coroutines that run on asyncio 
 """
 
 from optix_stream.testing.agents import NullAgent, RecordingAgent, check_agent
+from optix_stream.testing.cancelling import Canceller, cancel_everywhere
 from optix_stream.testing.clock import FakeClock
 from optix_stream.testing.pipelines import assert_balanced, check_pipeline
 from optix_stream.testing.producers import RecordingSink, ScriptedProducer, check_producer, check_sink
@@ -14,6 +15,7 @@ from optix_stream.testing.tuning import check_optimizer
 from optix_stream.testing.windows import make_transition, make_window
 
 __all__ = [
+    "Canceller",
     "FakeClock",
     "NullAgent",
     "RecordingAgent",
@@ -21,6 +23,7 @@ __all__ = [
     "RecordingSink",
     "ScriptedProducer",
     "assert_balanced",
+    "cancel_everywhere",
     "check_agent",
     "check_evaluator",
     "check_judge",

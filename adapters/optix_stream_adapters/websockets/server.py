@@ -126,14 +126,16 @@ class PolicyServer:
                     conversations.discard(scope)
 
         async with recording(self._record, self.clock) as recorder:
-            server = await serve(
-                converse,
-                self._host,
-                self.port,
-                process_request=self._check,
-                ssl=self._tls,
-                **self._connection.keywords(),
-            )
+            # Cancelled within this, asyncio would go on listening.
+            with anyio.CancelScope(shield=True):
+                server = await serve(
+                    converse,
+                    self._host,
+                    self.port,
+                    process_request=self._check,
+                    ssl=self._tls,
+                    **self._connection.keywords(),
+                )
             try:
                 self.port = next(iter(server.sockets)).getsockname()[1]
                 self.started.set()
