@@ -5,6 +5,7 @@ Rows are written straight into preallocated columns, so that closing a window co
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +16,7 @@ from optix_stream.boundaries import BatchBoundary, BoundaryFn
 from optix_stream.contracts import Stateful
 from optix_stream.errors import CheckpointError, TransitionMismatchError
 from optix_stream.events import GapDetected
+from optix_stream.state_files import state_of
 from optix_stream.trees import Column, TreeColumn, make_column, map_tree
 from optix_stream.types import Array, CompletedEpisode, EpisodeData, StreamId, Transition, TransitionBatch
 from optix_stream.wire import decode_window, encode_window, pack, unpack
@@ -137,7 +139,8 @@ class WindowAssembler(Stateful):
     def state_dict(self) -> Mapping[str, Any]:
         rows = None
         if self._length and self._columns is not None:
-            rows = pack(encode_window(self._columns.peek(0, self._length, self._next_id, tuple(self._codes))))
+            held = self._columns.peek(0, self._length, self._next_id, tuple(self._codes))
+            rows = pack(encode_window(dataclasses.replace(held, timestamp=0.0)))
         return {
             "rows": rows,
             "next_id": self._next_id,
@@ -156,13 +159,13 @@ class WindowAssembler(Stateful):
             time_shift: seconds to be added to the times of what was held: the clock may have started anew.
 
         Raises:
-            CheckpointError: the boundary is another one.
+            CheckpointError: it is no such state, or the boundary is another one.
         """
-        episodes = {stream: _OpenEpisode(whole, total, length) for stream, whole, total, length in state["episodes"]}
-        next_id, handed_over = int(state["next_id"]), int(state["rows_handed_over"])
-        if state["rows"] is not None and self.feed_batch(
-            _batch_of_rows(decode_window(unpack(state["rows"])), time_shift)
-        ):
+        with state_of("an assembler"):
+            episodes = {stream: _OpenEpisode(*episode) for stream, *episode in state["episodes"]}
+            next_id, handed_over = int(state["next_id"]), int(state["rows_handed_over"])
+            rows = None if state["rows"] is None else _batch_of_rows(decode_window(unpack(state["rows"])), time_shift)
+        if rows is not None and self.feed_batch(rows):
             raise CheckpointError("window: expected the boundary that it was saved with, got one that ends it earlier")
         self._next_id, self._rows_handed_over, self._episodes = next_id, handed_over, episodes
 

@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 class CheckpointEvery:
     """How often a run's state is saved, besides after each window that brought a new best, and when the run ends.
 
-    Whichever comes first, but never while the one before is still being written: a slow disk does not hold up the run.
+    Whichever comes first. It is written beside the windows that follow, unless another one is due before that is done.
 
     Attributes:
         windows: after this many; None: however many.
@@ -187,7 +187,9 @@ class Checkpointer:
     async def after_window(self, window: int) -> None:
         """Save where the run is, if it is time to; writing goes on beside the windows that follow."""
         self._windows += 1
-        if self._committed is None and self._is_due():
+        if self._is_due():
+            # What was said of how often is kept: where the disk is slower than that, learning waits, and nothing else.
+            await self._settle()
             staged = await self._stage(window)
             if staged is not None:
                 assert self._tasks is not None

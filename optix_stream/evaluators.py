@@ -12,6 +12,7 @@ import numpy as np
 
 from optix_stream.contracts import BaseEvaluator, Stateful
 from optix_stream.errors import ScoreError
+from optix_stream.state_files import state_of
 from optix_stream.types import EpisodeData, EvalMetrics
 
 EPISODE_RETURN = "episode_return"
@@ -46,7 +47,8 @@ class EpisodeReturnEvaluator(BaseEvaluator, Stateful):
         return {"has_episodes": self._has_episodes}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self._has_episodes = bool(state["has_episodes"])
+        with state_of("an evaluator"):
+            self._has_episodes = bool(state["has_episodes"])
 
 
 def checked_score(metrics: EvalMetrics | None, window: EpisodeData) -> EvalMetrics | None:

@@ -13,6 +13,7 @@ from typing import Any
 from optix_stream.batching import count_transitions
 from optix_stream.contracts import Stateful, StreamItem
 from optix_stream.events import TransitionsDropped, TransitionsRejected
+from optix_stream.state_files import state_of
 from optix_stream.types import Statistics
 
 OVERFLOW = "overflow"
@@ -78,8 +79,10 @@ class Ledger(Stateful):
         return before
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.received, self.learned = int(state["received"]), int(state["learned"])
-        self.dropped, self.rejected = Counter(state["dropped"]), Counter(state["rejected"])
+        with state_of("a ledger"):
+            received, learned = int(state["received"]), int(state["learned"])
+            dropped, rejected = Counter(state["dropped"]), Counter(state["rejected"])
+        self.received, self.learned, self.dropped, self.rejected = received, learned, dropped, rejected
 
     def statistics(self, *, in_queue: int, in_window: int) -> Statistics:
         """The balance, with what is held as measured by the caller."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from optix_stream.contracts import Stateful
 from optix_stream.errors import CheckpointError
+from optix_stream.state_files import state_of
 from optix_stream.types import EvalMetrics
 from optix_stream.wire import decode, encode, join, pack, unpack
 
@@ -56,10 +57,11 @@ class Progress(Stateful):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        history = [EvalMetrics(*values) for values in decode(unpack(state["history"]))]
-        windows, failures = int(state["windows"]), int(state["failures"])
+        with state_of("a loop"):
+            history = [EvalMetrics(*values) for values in decode(unpack(state["history"]))]
+            windows, failures, basis = int(state["windows"]), int(state["failures"]), state["basis"]
         self.restart()
-        self.windows, self.failures, self.basis = windows, failures, state["basis"]
+        self.windows, self.failures, self.basis = windows, failures, basis
         for metrics in history:
             self.record(metrics)
 

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
@@ -55,6 +57,19 @@ def read_state_file(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict):
         raise CheckpointError(f"{path}: expected the state of a run, got {type(state).__name__}")
     return state
+
+
+@contextmanager
+def state_of(what: str) -> Iterator[None]:
+    """For the length of reading a state: what does not make sense is no state of ``what``.
+
+    Raises:
+        CheckpointError: in place of what was raised.
+    """
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, msgspec.MsgspecError) as error:
+        raise CheckpointError(f"expected the state of {what}, got another: {error!r}") from error
 
 
 def _without_arrays(value: Any, arrays: dict[str, Array], where: str) -> Any:

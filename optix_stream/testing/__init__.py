@@ -10,6 +10,7 @@ from optix_stream.testing.clock import FakeClock
 from optix_stream.testing.pipelines import assert_balanced, check_pipeline
 from optix_stream.testing.producers import RecordingSink, ScriptedProducer, check_producer, check_sink
 from optix_stream.testing.recording import RecordingEvents
+from optix_stream.testing.remembering import check_stateful
 from optix_stream.testing.scoring import check_evaluator, check_judge
 from optix_stream.testing.tuning import check_optimizer
 from optix_stream.testing.windows import make_transition, make_window
@@ -31,6 +32,7 @@ __all__ = [
     "check_pipeline",
     "check_producer",
     "check_sink",
+    "check_stateful",
     "make_transition",
     "make_window",
 ]
