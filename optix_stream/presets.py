@@ -118,7 +118,7 @@ _NAMED: Mapping[tuple[str, str], Preset] = {
         window_size=500,
         agent={
             "hidden": (64, 64), "gamma": 0.98, "batch_size": 64, "increment": 32, "update_ratio": 2.0,
-            "learning_starts": 300, "tau": 0.01,
+            "learning_starts": 300, "tau": 0.01, "exploration_std": 0.3, "noise_correlation": 0.8, "layer_norm": False,
         },
     ),
     # Single pushes lead nowhere: noise goes on for some 50 steps, and a policy for several times as many.
@@ -138,9 +138,7 @@ _NAMED: Mapping[tuple[str, str], Preset] = {
     ("HalfCheetah-v5", "sac"): Preset(
         num_envs=4,
         window_size=5000,
-        agent={
-            "hidden": (128, 128), "update_ratio": 2.0, "learning_starts": 2000, "tau": 0.01,
-        },
+        agent={"hidden": (128, 128), "update_ratio": 2.0, "learning_starts": 2000, "tau": 0.01},
     ),
     ("Acrobot-v1", "ppo"): Preset(
         num_envs=16,
