@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import threading
 from collections.abc import Mapping
@@ -102,6 +103,23 @@ class Learns(BaseAgent, PolicyPublisher, Reproducible, Restorable):
             case "raise":
                 self.kernel[:] = np.nan
                 raise FloatingPointError("learning diverged")
+            case "eat":
+                # All the memory of a control group that the test has made.
+                assert self._marks is not None
+                group = Path((Path(self._marks) / "group").read_text())
+                (group / "cgroup.procs").write_text(str(os.getpid()))
+                hoard: list[Array] = []
+                while True:
+                    hoard.append(np.ones(2**20))
+            case "starve":
+                limits = resource.getrlimit(resource.RLIMIT_AS)
+                in_use = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+                resource.setrlimit(resource.RLIMIT_AS, (in_use + 2**24, limits[1]))
+                try:
+                    self.kernel[:] = np.nan
+                    np.ones(2**26)
+                finally:
+                    resource.setrlimit(resource.RLIMIT_AS, limits)
             case "grow":
                 self.kernel = np.concatenate([self.kernel, self.kernel], axis=1)
 
