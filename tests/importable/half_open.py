@@ -6,11 +6,13 @@ The server is in another one, at the other end of a pair of virtual cables. Prin
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -56,17 +58,16 @@ def run(*command: str) -> None:
 
 
 async def serve_ticks() -> None:
-    number = 0
+    connections = 0
 
     async def send(socket: ServerConnection) -> None:
-        nonlocal number
-        try:
-            while True:
-                number += 1
+        nonlocal connections
+        connections += 1
+        # Far from the last, so that nobody takes one connection for the continuation of another.
+        with suppress(ConnectionClosed):
+            for number in itertools.count(100_000 * connections):
                 await socket.send(json.dumps({"observation": [number], "reward": 0.0}))
                 await asyncio.sleep(0.005)
-        except ConnectionClosed:
-            number += 100  # So that nobody takes the next connection for a continuation.
 
     async with serve(send, THERE, PORT):
         print("ready", flush=True)
