@@ -109,14 +109,18 @@ class KerasAgent(BaseAgent, PolicyPublisher, Reproducible, Restorable):
 
     def capture_state(self) -> Any:
         """Everything that ``learn`` changes. Tensors are immutable, so that nothing is copied twice."""
+        return (self._tensors(), self._arrays(), self._counters(), self._rng.bit_generator.state, self._hyperparams.copy())
+
+    def _tensors(self) -> dict[str, Any]:
+        """The present values of all variables."""
         if self._read_variables is None:
             variables = self._variables()
             # One call into a graph: a read of each by itself would cost more than a small update.
             self._read_variables = tf.function(
                 lambda: {name: tf.identity(variable.value) for name, variable in variables.items()}, autograph=False
             )
-        tensors = self._read_variables()
-        return (tensors, self._arrays(), self._counters(), self._rng.bit_generator.state, self._hyperparams.copy())
+        tensors: dict[str, Any] = self._read_variables()
+        return tensors
 
     def restore_state(self, state: Any) -> None:
         tensors, arrays, counters, rng, hyperparams = state
@@ -133,7 +137,7 @@ class KerasAgent(BaseAgent, PolicyPublisher, Reproducible, Restorable):
         Raises:
             CheckpointError: it could not be written.
         """
-        tensors = {name: np.array(variable.value.numpy()) for name, variable in self._variables().items()}
+        tensors = {name: tensor.numpy() for name, tensor in self._tensors().items()}
         state = {
             "version": self._version,
             "counters": self._counters(),
