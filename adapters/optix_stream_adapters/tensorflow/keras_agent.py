@@ -109,7 +109,13 @@ class KerasAgent(BaseAgent, PolicyPublisher, Reproducible, Restorable):
 
     def capture_state(self) -> Any:
         """Everything that ``learn`` changes. Tensors are immutable, so that nothing is copied twice."""
-        return (self._tensors(), self._arrays(), self._counters(), self._rng.bit_generator.state, self._hyperparams.copy())
+        return (
+            self._tensors(),
+            self._arrays(),
+            self._counters(),
+            self._rng.bit_generator.state,
+            self._hyperparams.copy(),
+        )
 
     def _tensors(self) -> dict[str, Any]:
         """The present values of all variables."""
