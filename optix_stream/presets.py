@@ -136,7 +136,7 @@ _NAMED: Mapping[tuple[str, str], Preset] = {
         agent={"hidden": (128, 128), "learning_starts": 5000, "tau": 0.01},
     ),
     ("HalfCheetah-v5", "sac"): Preset(
-        num_envs=4,
+        num_envs=1,
         window_size=5000,
         agent={"hidden": (128, 128), "update_ratio": 2.0, "learning_starts": 2000, "tau": 0.01},
     ),
