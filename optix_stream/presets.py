@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-_SHORT_RUN: Mapping[str, Any] = {"reference_windows": 24, "minimal_effect": 0.7}
+_SHORT_RUN: Mapping[str, Any] = {"reference_windows": 24, "minimal_effect": 0.7, "effect_unit": "news"}
 """Answers in tens of windows. What that costs is printed by ``decisions.py --reference-windows 24``."""
 
 
@@ -31,7 +31,7 @@ class Preset:
 
     num_envs: int = 8
     window_size: int = 2048
-    judge: Literal["evidence", "threshold"] = "threshold"
+    judge: Literal["evidence", "threshold"] = "evidence"
     evidence: Mapping[str, Any] = field(default_factory=lambda: _SHORT_RUN)
     smoothing: int = 10
     plateau_threshold: int = 10
@@ -72,7 +72,7 @@ _NAMED: Mapping[tuple[str, str], Preset] = {
     ("CartPole-v1", "ppo"): Preset(
         num_envs=8,
         window_size=256,
-        evidence={"reference_windows": 32, "minimal_effect": 0.5},
+        evidence={"reference_windows": 32, "minimal_effect": 5.0, "effect_unit": "score"},
         smoothing=40,
         plateau_threshold=40,
         dormant_threshold=120,

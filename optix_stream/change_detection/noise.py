@@ -57,6 +57,11 @@ class Noise(msgspec.Struct, frozen=True, kw_only=True):
         """Standard deviation that one score would have if scores of equally uncertain means were independent."""
         return self.scale * self.residual_scale / (1.0 - self.persistence)
 
+    @property
+    def news_sd(self) -> float:
+        """Standard deviation of what is new in one score after the one before it."""
+        return self.scale * self.residual_scale / math.sqrt(self.memory)
+
     def deviation(self, score: float) -> float:
         """Clipped distance from the mean, in scales."""
         clip = self.clip
@@ -72,8 +77,8 @@ def estimate_noise(scores: Sequence[float] | Array, clip: float = 3.0) -> Noise:
 
     Deviations are clipped, the autocorrelation of lag one (corrected for its bias in short series) is taken out, and
     the variance of what is left is estimated by batch means, which also sees memory beyond one step. Where more than
-    half of the scores are equal, the mean deviation stands for the median one, and one outlier is added to those seen:
-    that none has come in ``n`` scores does not say that none will.
+    half of the scores are equal, the mean deviation stands for the median one, and if there was no outlier, one is
+    added: that none has come in ``n`` scores does not say that none will.
 
     Args:
         scores: at least 4, oldest first.
@@ -136,7 +141,7 @@ def memory_of(residuals: Array, variance: float) -> float:
 
 
 def _log_mgf(residuals: Array, surprise: float | None) -> tuple[float, ...]:
-    if surprise is not None:
+    if surprise is not None and residuals.max() < 0.5 * surprise:
         residuals = np.append(residuals, surprise)
     exponents = np.outer(BETS, residuals)
     top = exponents.max(axis=1)

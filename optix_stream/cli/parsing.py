@@ -136,8 +136,8 @@ def _add_judging(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--minimal-effect",
         type=_above_zero,
-        metavar="SD",
-        help="smallest gain worth learning on for, in long-run standard deviations of a window's score; "
+        metavar="GAIN",
+        help="smallest gain worth learning on for, in the preset's unit (of the score, or of its deviation); "
         "default: the preset's",
     )
     parser.add_argument(

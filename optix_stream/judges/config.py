@@ -26,8 +26,10 @@ class EvidenceConfig:
         windows_per_false_improvement: likewise until it is called improved.
         minimal_effect: the smallest gain that is worth learning on for. Half of it takes four times as many windows to
             tell from nothing.
-        effect_unit: what ``minimal_effect`` is in: ``"sd"``, long-run standard deviations of one window's score, or
-            ``"score"``, the score's own units.
+        effect_unit: what ``minimal_effect`` is in: ``"score"``, the score's own units; ``"sd"``, long-run standard
+            deviations of one window's score; or ``"news"``, standard deviations of what is new in one window's score
+            after the one before it. The three part where scores wander: then the long-run deviation is large, and a
+            gain may be small beside it that is not small beside a window's news.
         alpha: probability that a plateau is certified while learning still gains ``minimal_effect``.
         power: probability that a window pair is judged a plateau where there is no gain at all.
         reference_windows: windows without a change until scores have something to be compared with. Fewer suit short
@@ -44,7 +46,7 @@ class EvidenceConfig:
     windows_per_false_alarm: int = 10_000
     windows_per_false_improvement: int = 1_000
     minimal_effect: float = 0.5
-    effect_unit: Literal["sd", "score"] = "sd"
+    effect_unit: Literal["score", "sd", "news"] = "sd"
     alpha: float = 0.05
     power: float = 0.9
     reference_windows: int = 64
@@ -58,8 +60,8 @@ class EvidenceConfig:
                 raise ConfigurationError(f"{name}: expected at least 10, got {getattr(self, name)}")
         if not 0.0 < self.minimal_effect < math.inf:
             raise ConfigurationError(f"minimal_effect: expected a finite number above 0, got {self.minimal_effect}")
-        if self.effect_unit not in ("sd", "score"):
-            raise ConfigurationError(f"effect_unit: expected 'sd' or 'score', got {self.effect_unit!r}")
+        if self.effect_unit not in ("score", "sd", "news"):
+            raise ConfigurationError(f"effect_unit: expected 'score', 'sd' or 'news', got {self.effect_unit!r}")
         if not 0.0 < self.alpha < 0.5 <= self.power < 1.0:
             raise ConfigurationError(
                 f"expected 0 < alpha < 0.5 <= power < 1, got alpha {self.alpha} and power {self.power}"
@@ -84,16 +86,26 @@ class EvidenceConfig:
         """Windows in each half of the longest stretch that is tested for a gain."""
         return max(_MOST_HALF_WINDOWS, self.reference_windows)
 
-    def effect(self, long_run_sd: float) -> float:
-        """``minimal_effect`` in score units."""
-        return self.minimal_effect * (long_run_sd if self.effect_unit == "sd" else 1.0)
+    def effect(self, long_run_sd: float, news_sd: float | None = None) -> float:
+        """``minimal_effect`` in score units.
 
-    def half_windows(self, long_run_sd: float) -> int:
+        Args:
+            long_run_sd: of one window's score.
+            news_sd: of what is new in it; None: scores are independent of each other, so that it is the same.
+        """
+        units = {"score": 1.0, "sd": long_run_sd, "news": long_run_sd if news_sd is None else news_sd}
+        return self.minimal_effect * units[self.effect_unit]
+
+    def half_windows(self, long_run_sd: float, news_sd: float | None = None) -> int:
         """Windows in each half of a stretch in which a gain of ``minimal_effect`` shows.
 
         ``2·((z_α + z_power)·ω/Δ)²``, from the two-sample test of means with known variance.
+
+        Args:
+            long_run_sd: as for ``effect``.
+            news_sd: likewise.
         """
-        effect = self.effect(long_run_sd)
+        effect = self.effect(long_run_sd, news_sd)
         fewest = max(_FEWEST_HALF_WINDOWS, self.reference_windows // 2)
         if effect <= 0.0:
             return fewest

@@ -62,7 +62,7 @@ class EvidenceJudge(Judge, Stateful):
         self._is_settled = False
         self._is_on_plateau = False
         self._is_below_floor = False
-        self._noise_sd = 0.0
+        self._noise_sd = self._news_sd = 0.0
         self._lost: float | None = None
         self._since_reinstated: int | None = None
 
@@ -194,8 +194,10 @@ class EvidenceJudge(Judge, Stateful):
             self._detector = ChangeDetector(noise, batch=segment.batch, slack=slack)
         self._is_settled = True
         # What a learner gains within its reference is not noise, where it is a gain that is asked for.
-        self._noise_sd = min(noise.long_run_sd, estimate_noise(_without_trend(segment.scores), clip).long_run_sd)
-        self._noise_sd *= math.sqrt(segment.batch)
+        steady = estimate_noise(_without_trend(segment.scores), clip)
+        steady = min(noise, steady, key=lambda one: one.long_run_sd)
+        per_window = math.sqrt(segment.batch)
+        self._noise_sd, self._news_sd = per_window * steady.long_run_sd, per_window * steady.news_sd
         is_normal_by_now = segment.windows >= self.config.longest_reference_windows
         if self._lost is not None and (noise.mean >= self._lost or is_normal_by_now):
             self._lost = None
@@ -214,7 +216,7 @@ class EvidenceJudge(Judge, Stateful):
 
     def _weigh_gain(self, score: float, is_refreshed: bool) -> Verdict:
         reference = self.reference
-        gain = self._plateau.check(self._noise_sd) if self._is_settled else None
+        gain = self._plateau.check(self._noise_sd, self._news_sd) if self._is_settled else None
         is_sound = self._lost is None and not self._is_suspicious
         if reference is None or gain is None:
             self._is_on_plateau = False
@@ -262,6 +264,7 @@ class EvidenceJudge(Judge, Stateful):
             "is_on_plateau": self._is_on_plateau,
             "is_below_floor": self._is_below_floor,
             "noise_sd": self._noise_sd,
+            "news_sd": self._news_sd,
             "lost": self._lost,
             "since_reinstated": self._since_reinstated,
         }
@@ -274,13 +277,14 @@ class EvidenceJudge(Judge, Stateful):
             detector = None if state["detector"] is None else ChangeDetector.from_state(state["detector"])
             set_aside = [float(score) for score in state["set_aside"]]
             flags = {name: bool(state[name]) for name in _FLAGS}
-            noise_sd = float(state["noise_sd"])
+            noise_sd, news_sd = float(state["noise_sd"]), float(state["news_sd"])
             lost = None if state["lost"] is None else float(state["lost"])
             since = None if state["since_reinstated"] is None else int(state["since_reinstated"])
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"expected the state of an EvidenceJudge, got {error!r}") from error
         self._plateau, self._segment, self._detector = plateau, segment, detector
-        self._set_aside, self._noise_sd, self._lost, self._since_reinstated = set_aside, noise_sd, lost, since
+        self._noise_sd, self._news_sd = noise_sd, news_sd
+        self._set_aside, self._lost, self._since_reinstated = set_aside, lost, since
         self._has_baseline, self._is_settled = flags["has_baseline"], flags["is_settled"]
         self._is_on_plateau, self._is_below_floor = flags["is_on_plateau"], flags["is_below_floor"]
 

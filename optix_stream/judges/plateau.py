@@ -69,18 +69,22 @@ class PlateauTest:
         self._count = self._since_check = 0
         self._latest = None
 
-    def check(self, long_run_sd: float) -> Gain | None:
-        """The latest comparison; None while there are too few scores for one."""
-        config = self._config
-        half = config.half_windows(long_run_sd)
+    def check(self, long_run_sd: float, news_sd: float) -> Gain | None:
+        """The latest comparison; None while there are too few scores for one.
+
+        Args:
+            long_run_sd: of one window's score.
+            news_sd: of what is new in one window's score.
+        """
+        half = self._config.half_windows(long_run_sd, news_sd)
         if self._count < 2 * half:
             return None
         if self._latest is None or self._latest.half != half or self._since_check * _CHECKS_PER_HALF >= half:
             self._since_check = 0
-            self._latest = self._compare(half, long_run_sd)
+            self._latest = self._compare(half, long_run_sd, news_sd)
         return self._latest
 
-    def _compare(self, half: int, long_run_sd: float) -> Gain:
+    def _compare(self, half: int, long_run_sd: float, news_sd: float) -> Gain:
         scores = self._last(2 * half)
         # Differences know nothing of a trend, which is not noise.
         steps = np.abs(scores[1:] - scores[:-1])
@@ -89,7 +93,7 @@ class PlateauTest:
         gain = _winsorised_mean(scores[half:], reach) - _winsorised_mean(scores[:half], reach)
         level = float(scores[half:].sum()) / half
         upper = gain + self._config.z_alpha * long_run_sd * math.sqrt(2.0 / half)
-        return Gain(gain=gain, upper=upper, effect=self._config.effect(long_run_sd), half=half, level=level)
+        return Gain(gain=gain, upper=upper, effect=self._config.effect(long_run_sd, news_sd), half=half, level=level)
 
     def _last(self, count: int) -> FloatArray:
         end = self._count % len(self._ring)
