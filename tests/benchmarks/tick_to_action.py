@@ -88,7 +88,7 @@ class StampedCodec(JsonCodec):
         return message
 
 
-async def learn_and_act(url: str, window: int) -> list[float]:
+async def learn_and_act(url: str, window: int, *, keeps_journal: bool) -> list[float]:
     """Latencies in our process, in seconds."""
     from optix_stream_adapters.tensorflow import TFAgent
 
@@ -97,7 +97,7 @@ async def learn_and_act(url: str, window: int) -> list[float]:
     feed = WebSocketFeed(url, decode=codec.decode, encode=codec.encode, reconnect=None)
     with tempfile.TemporaryDirectory() as directory:
         pipeline = LivePipeline(feed, episode_boundary_fn=every_n_steps(window), clock=feed.clock)
-        optimizer = RLOptimizer(agent, pipeline, checkpoint_dir=directory)
+        optimizer = RLOptimizer(agent, pipeline, checkpoint_dir=directory, journal=keeps_journal)
         # The conversation hands over each message with the time at which it was read.
         from optix_stream import feed_session
 
@@ -128,6 +128,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10.0, help="of each turn; the first of them is not counted")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--window", type=int, default=200)
+    parser.add_argument("--journal", action="store_true", help="keep a journal, so that each tick is synced to disk")
     arguments = parser.parse_args()
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
@@ -140,7 +141,8 @@ def main() -> None:
     for _ in range(arguments.rounds):
         asyncio.run(echo(url))
         echoed += ours.recv()
-        latencies += asyncio.run(learn_and_act(url, arguments.window))[int(arguments.rate) :]
+        turn = learn_and_act(url, arguments.window, keeps_journal=arguments.journal)
+        latencies += asyncio.run(turn)[int(arguments.rate) :]
         learned += ours.recv()
     bare, _ = line("round trip, bare echo", echoed)
     full, _ = line("round trip, learning", learned)
