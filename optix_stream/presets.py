@@ -56,14 +56,10 @@ _GENERAL: Mapping[str, Preset] = {
 
 _PPO_LUNAR_LANDER = Preset(
     num_envs=16,
-    window_size=2048,
-    smoothing=20,
-    plateau_threshold=20,
-    dormant_threshold=60,
+    window_size=4096,
     agent={
-        "hidden": (128, 128), "epochs": 10, "minibatch_size": 128, "gamma": 0.999, "gae_lambda": 0.98,
-        "learning_rate": 7e-4, "schedule_steps": 300_000, "entropy_coef": 0.01, "normalize_observations": True,
-        "normalize_rewards": True,
+        "epochs": 6, "minibatch_size": 128, "gamma": 0.999, "gae_lambda": 0.98, "learning_rate": 7e-4,
+        "schedule_steps": 300_000, "entropy_coef": 0.01, "normalize_observations": True, "normalize_rewards": True,
     },
 )  # fmt: skip
 

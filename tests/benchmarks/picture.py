@@ -23,10 +23,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 from drift import Result as DriftResult
 from scores import PEER, Result, interquartile_mean, interval
-from tasks import TASKS
+from tasks import TASKS, Task
 
 RESULTS = Path(__file__).parent / "results"
 LABELS = {"ppo": "PPO", "dqn": "DQN", "sac": "SAC", "td3": "TD3", "stream-ac": "Stream AC"}
+EVERY = 15_000
+"""Steps between two flips."""
 OURS, THEIRS, GREY = "#1f6fb4", "#d9822b", "#888888"
 
 
@@ -79,37 +81,41 @@ def band(axes: Any, curves: Sequence[Sequence[Sequence[float]]], colour: str, la
 
 
 def draw(groups: dict[str, dict[str, list[Result]]], drifts: Sequence[DriftResult], out: Path) -> None:
+    """A panel for each task that has a curve, and one for the drift where there are results of it."""
     shown = [name for name, group in groups.items() if len(group["optix_stream"][0].curve) > 1]
-    columns = 4
-    rows = math.ceil((len(shown) + 1) / columns)
-    figure, grid = plt.subplots(rows, columns, figsize=(3.2 * columns, 2.3 * rows), layout="constrained")
+    count = len(shown) + bool(drifts)
+    columns = min(4, count)
+    rows = math.ceil(count / columns)
+    figure, grid = plt.subplots(rows, columns, figsize=(3.2 * columns, 2.3 * rows), layout="constrained", squeeze=False)
     panels = list(np.ravel(grid))
     for axes, name in zip(panels, shown, strict=False):
-        task = TASKS[name]
-        for library, colour in (("optix_stream", OURS), (PEER, THEIRS)):
-            if runs := groups[name].get(library):
-                band(axes, [result.curve for result in runs], colour, library)
-        if task.bar is not None:
-            axes.axhline(task.bar, color=GREY, linewidth=0.8, linestyle=":")
-        axes.set_title(f"{task.env}, {LABELS[task.agent]}", fontsize=9)
-    last = panels[len(shown)]
-    every = 15_000
-    band(last, [result.curve for result in drifts], OURS, "optix_stream")
-    for flip in range(1, len(drifts[0].recoveries) + 1):
-        last.axvline(flip * every / 1000, color=GREY, linewidth=0.8, linestyle=":")
-    last.set_title("CartPole-v1, Stream AC; actions flip at each line", fontsize=9)
-    for axes in panels[: len(shown) + 1]:
+        draw_task(axes, TASKS[name], groups[name])
+    if drifts:
+        axes = panels[len(shown)]
+        band(axes, [result.curve for result in drifts], OURS, "optix_stream")
+        for flip in range(1, len(drifts[0].recoveries) + 1):
+            axes.axvline(flip * EVERY / 1000, color=GREY, linewidth=0.8, linestyle=":")
+        axes.set_title("CartPole-v1, Stream AC; left is right from each line", fontsize=9)
+    for axes in panels[:count]:
         axes.tick_params(labelsize=7)
         axes.spines[["top", "right"]].set_visible(False)
-    for axes in panels[len(shown) + 1 :]:
+    for axes in panels[count:]:
         axes.remove()
-    handles, labels = panels[0].get_legend_handles_labels()
-    for axes in panels[: len(shown)]:
-        if len(axes.get_legend_handles_labels()[0]) > len(handles):
-            handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper right", ncols=2, frameon=False, fontsize=8)
-    figure.suptitle("Evaluation score over thousands of steps: median of the seeds, middle half", fontsize=10, x=0.32)
-    figure.savefig(out, dpi=90)
+    figure.supxlabel("thousands of environment steps", fontsize=9)
+    figure.supylabel("evaluation score: median and middle half of the seeds", fontsize=9)
+    figure.savefig(out, dpi=100)
+
+
+def draw_task(axes: Any, task: Task, group: dict[str, list[Result]]) -> None:
+    for library, colour in (("optix_stream", OURS), (PEER, THEIRS)):
+        if runs := group.get(library):
+            band(axes, [result.curve for result in runs], colour, library)
+    if task.bar is not None:
+        axes.axhline(task.bar, color=GREY, linewidth=0.8, linestyle=":")
+    lag = ", late policy" if task.is_lagging else ""
+    axes.set_title(f"{task.env}, {LABELS[task.agent]}{lag}", fontsize=9)
+    if len(group) > 1:
+        axes.legend(fontsize=7, frameon=False)
 
 
 def main() -> None:
@@ -117,9 +123,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="the picture, a .png")
     arguments = parser.parse_args()
     groups = grouped([Result(**facts) for facts in read(RESULTS / "learning.jsonl")])
-    drifts = [DriftResult(**facts) for facts in read(RESULTS / "drift.jsonl")]
+    drift = RESULTS / "drift.jsonl"
+    facts_of_drift = read(drift) if drift.exists() else []
+    drifts = [DriftResult(**facts) for facts in facts_of_drift if facts["agent"] == "stream-ac"]
     print(table(groups))
-    draw(groups, [result for result in drifts if result.agent == "stream-ac"], arguments.out)
+    draw(groups, drifts, arguments.out)
 
 
 if __name__ == "__main__":

@@ -47,8 +47,8 @@ _PPO_CARTPOLE = {
     "learning_rate": ("linear", 1e-3), "clip_range": ("linear", 0.2),
 }  # fmt: skip
 _PPO_ACROBOT = {
-    "n_envs": 16, "n_steps": 64, "batch_size": 128, "n_epochs": 10, "gamma": 0.99, "gae_lambda": 0.94, "ent_coef": 0.0,
-    "learning_rate": ("linear", 1e-3), "normalize": True,
+    "n_envs": 16, "n_steps": 64, "batch_size": 64, "n_epochs": 4, "gamma": 0.99, "gae_lambda": 0.94, "ent_coef": 0.0,
+    "learning_rate": ("linear", 7e-4), "normalize": True,
 }  # fmt: skip
 _DQN_CARTPOLE = {
     "learning_rate": 2.3e-3, "batch_size": 64, "buffer_size": 100_000, "learning_starts": 1000, "gamma": 0.99,
