@@ -297,7 +297,7 @@ def test_a_state_that_cannot_be_saved_is_a_clear_error(tmp_path: Path) -> None:
     registry = CheckpointRegistry(tmp_path)
     registry.begin_run()
     with pytest.raises(CheckpointError, match=r"state\['judge'\]\[0\]: expected plain data or an array, got object"):
-        registry.stage_run(RecordingAgent(), 0, {"judge": [object()]})
+        registry.commit_run(registry.stage_run(RecordingAgent(), 0, {"judge": [object()]}))
     assert names(tmp_path) == {"lock"}
 
 

@@ -58,10 +58,11 @@ class RunCheckpoint(msgspec.Struct, frozen=True):
 
 
 class StagedSnapshot(msgspec.Struct, frozen=True):
-    """Written, and a consistent copy, but not yet on the disk for certain, and of no account until it is committed."""
+    """A consistent copy, but not yet on the disk for certain, and of no account until it is committed."""
 
     folder: Path
     manifest: Manifest
+    state: Mapping[str, Any] | None = None
 
 
 class CheckpointRegistry:
@@ -212,7 +213,7 @@ class CheckpointRegistry:
         Args:
             agent: whose weights.
             window: the last one.
-            state: plain data and arrays.
+            state: plain data and arrays, which nobody changes any more.
 
         Raises:
             CheckpointError: it could not be written; the snapshots before are untouched.
@@ -360,16 +361,16 @@ class CheckpointRegistry:
 
         def write() -> None:
             agent.save_weights(str(folder / _WEIGHTS))
-            if state is not None:
-                (folder / _STATE).write_bytes(encode_state(state))
 
         self._try_to_save(folder, write)
-        return StagedSnapshot(folder, manifest)
+        return StagedSnapshot(folder, manifest, state)
 
     def _commit(self, staged: StagedSnapshot) -> None:
         folder, hashes = staged.folder, self._hashes
 
         def commit() -> Manifest:
+            if staged.state is not None:
+                (folder / _STATE).write_bytes(encode_state(staged.state))
             files = sync_tree(folder, hashes)
             sync_directory(self.checkpoint_dir)
             manifest = msgspec.structs.replace(staged.manifest, files=files)
