@@ -81,7 +81,7 @@ class Changing(gymnasium.Wrapper[Any, Any, Any, Any]):
 
 
 def _swap(observation: Any) -> Any:
-    return observation[[0, 1, 3, 2]]
+    return observation[[0, 3, 2, 1]]
 
 
 def _negate(observation: Any) -> Any:
