@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, cast
 
 import numpy as np
 
@@ -100,7 +100,7 @@ class OffPolicyAgent(KerasAgent, IncrementalLearner):
         params, fixed = split_settings(config, cls.default_hyperparams, cls.config_type)
         size = ObservationEncoder(observation_space).size
         rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(3,)))
-        make: Callable[..., Self] = cls  # A subclass's constructor begins with its networks.
+        make = cast("Callable[..., Self]", cls)  # A subclass's constructor begins with its networks.
         agent = make(
             *cls._build_networks(size, action_space, hidden, rng, fixed),
             HyperparamSet(params),
