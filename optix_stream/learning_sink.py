@@ -79,8 +79,8 @@ class LearningSink:
             What is to be handed on, and how many transitions were lost, by reason.
         """
         with anyio.CancelScope(shield=True):  # Else they would be lost, if it came before the thread has begun.
-            outcomes, lost = await anyio.to_thread.run_sync(self._learn_accepted, items)
-        return outcomes, lost
+            return await anyio.to_thread.run_sync(self._learn_accepted, items)
+        raise AssertionError("unreachable")
 
     def _learn_accepted(self, items: Sequence[StreamItem]) -> tuple[list[StreamItem], Counter[str]]:
         outcomes: list[StreamItem] = []

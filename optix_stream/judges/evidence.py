@@ -294,4 +294,4 @@ def _without_trend(scores: list[float]) -> FloatArray:
     values = np.array(scores)
     steps = np.arange(len(values)) - (len(values) - 1) / 2.0
     slope = float(steps @ values) / float(steps @ steps)
-    return np.asarray(values - slope * steps)
+    return np.asarray(values - slope * steps, np.float64)

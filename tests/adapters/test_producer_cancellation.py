@@ -130,9 +130,10 @@ async def test_a_policy_server() -> None:
                             await socket.recv()
             canceller.scope.cancel()  # A server does not end by itself.
 
+        rewards: list[float] = []
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(play)
-            rewards = await take_all(server, canceller)
+            rewards += await take_all(server, canceller)
             tasks.cancel_scope.cancel()
         assert rewards == [float(number) for number in range(1, len(rewards) + 1)]
 

@@ -33,7 +33,7 @@ SMALL: dict[str, Any] = {
 
 def make_agent(kind: type[OffPolicyAgent], **settings: Any) -> Any:
     """A new one, which costs some seconds when it first learns."""
-    own = {"priority_exponent": 0.6} if kind is DQNAgent else {}
+    own: dict[str, Any] = {"priority_exponent": 0.6} if kind is DQNAgent else {}
     return kind.for_spaces(BOX, spaces.Discrete(2) if kind is DQNAgent else TORQUE, **SMALL | own | settings)
 
 

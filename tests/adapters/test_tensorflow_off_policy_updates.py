@@ -67,7 +67,7 @@ def windows(draw: st.DrawFn, *, is_discrete: bool) -> EpisodeData:
 
 def walk(window: EpisodeData, row: int, n_step: int) -> tuple[float, float, Array]:
     """Return and discount of a row, and the observation from which its value goes on."""
-    total, discount = 0.0, 1.0
+    total, discount, last = 0.0, 1.0, row
     for later in range(row, window.length):
         if window.streams[later] != window.streams[row]:
             continue

@@ -34,7 +34,7 @@ class Session:
     def __init__(self, socket: ServerConnection, rng: random.Random) -> None:
         self.socket = socket
         self.rng = rng
-        self._sequences = dict.fromkeys(STREAMS, 0)
+        self._sequences: dict[str, int] = dict.fromkeys(STREAMS, 0)
 
     def tick(self, stream: str, *, value: float | None = None, width: int = _WIDTH) -> bytes:
         """The next message of a stream."""

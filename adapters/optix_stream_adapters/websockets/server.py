@@ -5,12 +5,12 @@ from __future__ import annotations
 import hmac
 import itertools
 import ssl
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 from http import HTTPStatus
 from pathlib import Path
 
 import anyio
-from websockets.asyncio.server import ServerConnection, serve
+from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.http11 import Request, Response
 
 from optix_stream.clock import Clock, SystemClock
@@ -126,16 +126,7 @@ class PolicyServer:
                     conversations.discard(scope)
 
         async with recording(self._record, self.clock) as recorder:
-            # Cancelled within this, asyncio would go on listening.
-            with anyio.CancelScope(shield=True):
-                server = await serve(
-                    converse,
-                    self._host,
-                    self.port,
-                    process_request=self._check,
-                    ssl=self._tls,
-                    **self._connection.keywords(),
-                )
+            server = await self._listen(converse)
             try:
                 self.port = next(iter(server.sockets)).getsockname()[1]
                 self.started.set()
@@ -147,6 +138,19 @@ class PolicyServer:
                 with anyio.move_on_after(_CLOSE_SEC, shield=True):
                     await server.wait_closed()
         raise errors[0]
+
+    async def _listen(self, converse: Callable[[ServerConnection], Awaitable[None]]) -> Server:
+        # Cancelled within this, asyncio would go on listening.
+        with anyio.CancelScope(shield=True):
+            return await serve(
+                converse,
+                self._host,
+                self.port,
+                process_request=self._check,
+                ssl=self._tls,
+                **self._connection.keywords(),
+            )
+        raise AssertionError("unreachable")
 
     async def _converse(
         self, socket: ServerConnection, policy: Policy, sink: TransitionSink, recorder: Recorder | None
