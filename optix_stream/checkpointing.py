@@ -31,7 +31,9 @@ logger = logging.getLogger(__name__)
 class CheckpointEvery:
     """How often a run's state is saved, besides after each window that brought a new best, and when the run ends.
 
-    Whichever comes first. It is written beside the windows that follow, unless another one is due before that is done.
+    Whichever comes first. It is written beside the windows that follow. If another one is due before that is done, a
+    live run waits with learning, while a run of an environment, which can have any window once more, puts it off to
+    the end of the next window.
 
     Attributes:
         windows: after this many; None: however many.
@@ -61,6 +63,7 @@ class Checkpointer:
         clock: stamps events and times ``every``.
         every: how often the run's state is saved.
         resume: whether to go on from the last checkpoint in the directory, if there is one.
+        is_live: whether what is not saved in time is gone.
         journal: of what comes between two checkpoints, where one is kept.
 
     Attributes:
@@ -76,9 +79,11 @@ class Checkpointer:
         *,
         every: CheckpointEvery = EVERY_MINUTE,
         resume: bool = False,
+        is_live: bool = False,
         journal: Journal | None = None,
     ) -> None:
         self._journal = journal
+        self._is_live = is_live
         self._registry = registry
         self._learner = learner
         self._events = events
@@ -188,7 +193,8 @@ class Checkpointer:
         """Save where the run is, if it is time to; writing goes on beside the windows that follow."""
         self._windows += 1
         if self._is_due():
-            # What was said of how often is kept: where the disk is slower than that, learning waits, and nothing else.
+            if self._committed is not None and not self._is_live:
+                return  # The next window will do: what is lost by a kill happens again, the same.
             await self._settle()
             staged = await self._stage(window)
             if staged is not None:

@@ -154,6 +154,7 @@ class LoopController:
             self._clock,
             every=checkpoint_every,
             resume=resume,
+            is_live=pipeline.is_live,
             journal=self._journal,
         )
         self._validation = None if validation is None else Validation(validation, self._learner, evaluator)
