@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib
 import math
 import statistics
 import sys
@@ -31,7 +32,6 @@ from typing import Any, Protocol, TypeAlias
 
 import msgspec
 import numpy as np
-from river.drift import ADWIN, PageHinkley
 
 from optix_stream import Outcome, ThresholdJudge
 from optix_stream.contracts import Judge, Verdict
@@ -144,16 +144,16 @@ class OfDetector:
         return Outcome.DEGRADED if self._detector.drift_detected else Outcome.UNCHANGED
 
 
-def _untyped(kind: Any) -> Any:
-    """River's own annotations are partial."""
-    return kind
+def _river(detector: str) -> Any:
+    """By name, so that the types do not depend on what is installed: the detectors are no part of the project."""
+    return getattr(importlib.import_module("river.drift"), detector)
 
 
 RULES: Mapping[str, Callable[[], Rule]] = {
     "evidence": lambda: OfJudge(EvidenceJudge(CONFIG)),
     "original": lambda: OfJudge(ThresholdJudge(0.0, 0.95)),
-    "ADWIN": lambda: OfDetector(_untyped(ADWIN)()),
-    "Page-Hinkley": lambda: OfDetector(_untyped(PageHinkley)(delta=0.25, threshold=13.0, mode="down"), SD),
+    "ADWIN": lambda: OfDetector(_river("ADWIN")()),
+    "Page-Hinkley": lambda: OfDetector(_river("PageHinkley")(delta=0.25, threshold=13.0, mode="down"), SD),
 }
 
 
