@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import anyio
@@ -31,9 +32,9 @@ logger = logging.getLogger(__name__)
 class CheckpointEvery:
     """How often a run's state is saved, besides after each window that brought a new best, and when the run ends.
 
-    Whichever comes first. It is written beside the windows that follow. If another one is due before that is done, a
-    live run waits with learning, while a run of an environment, which can have any window once more, puts it off to
-    the end of the next window.
+    Whichever comes first. A live run writes it beside the windows that follow, and waits with learning only if another
+    one is due before that is done. A run of an environment writes it beside the next window, and tells of it at that
+    window's end, however long the disk took: one seed, one sequence of events, unless seconds say when to save.
 
     Attributes:
         windows: after this many; None: however many.
@@ -63,7 +64,7 @@ class Checkpointer:
         clock: stamps events and times ``every``.
         every: how often the run's state is saved.
         resume: whether to go on from the last checkpoint in the directory, if there is one.
-        is_live: whether what is not saved in time is gone.
+        is_live: whether the source goes on while something is being saved.
         journal: of what comes between two checkpoints, where one is kept.
 
     Attributes:
@@ -98,6 +99,8 @@ class Checkpointer:
         self._has_new_best = False
         # Of the commit that is under way; None: there is none.
         self._committed: anyio.Event | None = None
+        # What became of it, where that is told by the loop's own next step.
+        self._untold: Callable[[], None] | None = None
 
     @asynccontextmanager
     async def open(self, parts: Mapping[str, object], tasks: anyio.abc.TaskGroup) -> AsyncIterator[None]:
@@ -192,9 +195,9 @@ class Checkpointer:
     async def after_window(self, window: int) -> None:
         """Save where the run is, if it is time to; writing goes on beside the windows that follow."""
         self._windows += 1
+        if not self._is_live:
+            await self._settle()
         if self._is_due():
-            if self._committed is not None and not self._is_live:
-                return  # The next window will do: what is lost by a kill happens again, the same.
             await self._settle()
             staged = await self._stage(window)
             if staged is not None:
@@ -210,6 +213,7 @@ class Checkpointer:
         staged = await self._stage(window)
         if staged is not None:
             await self._commit(staged, window)
+            await self._settle()
 
     def _is_due(self) -> bool:
         every = self._every
@@ -244,19 +248,26 @@ class Checkpointer:
         task_status.started()
         try:
             checkpoint = await anyio.to_thread.run_sync(self._registry.commit_run, staged)
-            self._events.emit(RunSaved(window=window, checkpoint=checkpoint.name, time=self._clock.now()))
-            self._tell_reports(window)
+            outcome = partial(self._tell_saved, window, checkpoint)
             if self._journal is not None:
                 await self._journal.trim(each.name for each in self._registry.run_checkpoints())
         except CheckpointError as error:
-            self.tell_failure(window, error)
+            outcome = partial(self.tell_failure, window, error)
         finally:
             self._committed = None
             committed.set()
+        if self._is_live:
+            outcome()
+        else:
+            self._untold = outcome
 
     async def _settle(self) -> None:
+        """Wait for what is being written, and tell what became of it, if nobody has."""
         if self._committed is not None:
             await self._committed.wait()
+        if self._untold is not None:
+            tell, self._untold = self._untold, None
+            tell()
 
     async def _go_on(self) -> None:
         found: list[tuple[RunCheckpoint, Mapping[str, Any]]] = []
@@ -285,6 +296,10 @@ class Checkpointer:
         if self._journal is not None:
             await self._journal.open(keep=keep)
             await anyio.to_thread.run_sync(sync_directory, self._registry.checkpoint_dir)
+
+    def _tell_saved(self, window: int, checkpoint: RunCheckpoint) -> None:
+        self._events.emit(RunSaved(window=window, checkpoint=checkpoint.name, time=self._clock.now()))
+        self._tell_reports(window)
 
     def _tell_reports(self, window: int) -> None:
         for error in self._registry.take_reports():
