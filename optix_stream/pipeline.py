@@ -27,6 +27,7 @@ from optix_stream.contracts import (
     WindowSource,
 )
 from optix_stream.errors import ConfigurationError
+from optix_stream.events import TransitionsDropped
 from optix_stream.feed_session import FeedOptions
 from optix_stream.journal import Acceptance, Journal
 from optix_stream.learning_sink import LearningSink
@@ -151,7 +152,10 @@ class _LockstepSink:
 
     async def push(self, item: StreamItem) -> None:
         await self._queue.push(item)
-        await self._queue.wait_settled()
+        # A word on what was lost ends no window, and is also said by a producer that is being stopped, when nobody
+        # takes anything any more.
+        if not isinstance(item, TransitionsDropped):
+            await self._queue.wait_settled()
 
 
 class LivePipeline(StreamPipeline):
