@@ -159,6 +159,7 @@ mount -t tmpfs -o size=1m none "$1" || exit 77
 @pytest.mark.skipif(shutil.which("unshare") is None, reason="unshare is not installed")
 def test_a_run_goes_on_when_the_disk_is_full(tmp_path: Path) -> None:
     """A file system of one megabyte, of which a checkpoint takes a sixth."""
+    pytest.importorskip("gymnasium", reason="the command trains in an environment")
     namespace = ["unshare", "--user", "--map-root-user", "--mount"]
     done = subprocess.run(
         [*namespace, "sh", "-c", FULL_DISK, "full", str(tmp_path), sys.executable],
