@@ -36,7 +36,8 @@ class EpisodeRecorder(gym.Wrapper[Any, Any, Any, Any], Stateful):
         self._is_too_long = False
         # Says once more what was said last, to whoever asks next: see ``repeat``.
         self._repeated: tuple[Tree, bool, bool] | None = None
-        self._last: tuple[Tree, bool, bool] = (None, False, False)
+        # What the environment said last, in its own terms.
+        self._outcome: tuple[Any, Any, bool, bool, dict[str, Any]] = (None, 0.0, False, False, {})
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         if self._repeated is not None:
@@ -46,7 +47,7 @@ class EpisodeRecorder(gym.Wrapper[Any, Any, Any, Any], Stateful):
         self._actions.clear()
         self._is_too_long = False
         observation, info = self.env.reset(seed=seed, options=options)
-        self._last = (observation, False, False)
+        self._outcome = (observation, 0.0, False, False, info)
         return observation, info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
@@ -57,8 +58,7 @@ class EpisodeRecorder(gym.Wrapper[Any, Any, Any, Any], Stateful):
             self._actions.append(action.copy() if isinstance(action, np.ndarray) else action)
         else:
             self._is_too_long = True
-        outcome = self.env.step(action)
-        self._last = (outcome[0], bool(outcome[2]), bool(outcome[3]))
+        self._outcome = outcome = self.env.step(action)
         return outcome
 
     def state_dict(self) -> Mapping[str, Any]:
@@ -98,7 +98,12 @@ class EpisodeRecorder(gym.Wrapper[Any, Any, Any, Any], Stateful):
     @property
     def last_observation(self) -> Tree:
         """What it showed last."""
-        return self._last[0]
+        return self._outcome[0]
+
+    @property
+    def _last(self) -> tuple[Tree, bool, bool]:
+        observation, _, terminated, truncated, _ = self._outcome
+        return observation, bool(terminated), bool(truncated)
 
     def repeat(self, is_on: bool) -> None:
         """Whether to answer whatever comes with what was the last answer, and do nothing."""

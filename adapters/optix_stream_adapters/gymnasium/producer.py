@@ -122,11 +122,12 @@ class GymProducer(Restful, Stateful):
     ) -> None:
         wanted = max(1, chunk_size - self._surplus)
         visit = self._visit = Visit(wanted)
-        visit.is_cut_short = self._is_to_rest
+        if self._is_to_rest:
+            visit.cut_short()
         try:
             await anyio.to_thread.run_sync(visit.run, stepper, abandon_on_cancel=True)
         except BaseException:
-            visit.is_cancelled = True
+            visit.cancel()
             if visit.has_started:
                 with anyio.CancelScope(shield=True), anyio.move_on_after(_STUCK_SEC):
                     await anyio.to_thread.run_sync(visit.done.wait, abandon_on_cancel=True)
@@ -157,7 +158,7 @@ class GymProducer(Restful, Stateful):
             return
         rested = self._rested = anyio.Event()
         if self._visit is not None:
-            self._visit.is_cut_short = True
+            self._visit.cut_short()
         # One that is stuck is not waited for; it says so when it is asked for its state.
         with anyio.move_on_after(_STUCK_SEC):
             await rested.wait()

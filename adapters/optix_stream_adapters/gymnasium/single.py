@@ -42,28 +42,30 @@ class SingleStepper(Stepper):
         """What the agent's failure on the last transition left to be told."""
 
     def step_until(self, count: int, visit: Visit) -> None:
-        held = self._held
+        held, learn = self._held, self._learn
+        act, step, now = self._act, self._env.step, self._now
         if self._observation is None:
             self._observation = self._reset()
         while len(held) < count and visit.goes_on:
             observation = self._observation
-            action, extras = self._act(observation)
+            action, extras = act(observation)
             # Before the step, because an environment may clip it in place.
             taken = action.copy() if isinstance(action, np.ndarray) else action
             try:
-                given, reward, terminated, truncated, info = self._env.step(action)
+                given, reward, terminated, truncated, info = step(action)
             except Exception as error:
                 note_action(error, self._env.action_space, taken)
                 raise
             if visit.is_cancelled:
                 return
-            following = _copy(given)
+            # Of our own, because an environment may hand out one buffer again and again.
+            following = given.copy() if isinstance(given, np.ndarray) else map_tree(np.array, given)
             transition = Transition(
-                observation, taken, float(reward), following, terminated, truncated, info, 0, extras, self._now()
+                observation, taken, float(reward), following, terminated, truncated, info, 0, extras, now()
             )
             self._observation = self._reset() if terminated or truncated else following
-            if self._learn is not None:
-                outcome = self._learn(transition)
+            if learn is not None:
+                outcome = learn(transition)
                 if outcome[0] is not transition:
                     self._told.extend(outcome)
                     return
@@ -84,11 +86,4 @@ class SingleStepper(Stepper):
     def _reset(self) -> Tree:
         seed, self._seed = self._seed, None
         observation, _ = self._env.reset(seed=seed)
-        return _copy(observation)
-
-
-def _copy(observation: Any) -> Tree:
-    """A tree of arrays of our own, because an environment may hand out one buffer again and again."""
-    if isinstance(observation, np.ndarray):
-        return observation.copy()
-    return map_tree(np.array, observation)
+        return map_tree(np.array, observation)

@@ -44,14 +44,16 @@ class Visit:
     """One visit to the worker thread, for ``count`` transitions.
 
     Attributes:
-        is_cancelled: set by who waits for the visit.
-        is_cut_short: likewise: end it after the step that is under way.
+        goes_on: whether another step is wanted.
+        is_cancelled: whether the step that is under way is to leave nothing behind.
+        is_cut_short: whether the visit is to end after it.
         has_started: whether the thread has begun.
         done: set when the thread is through.
         items: what was collected, once ``done``.
     """
 
     def __init__(self, count: int) -> None:
+        self.goes_on = True
         self.is_cancelled = False
         self.is_cut_short = False
         self.has_started = False
@@ -59,10 +61,15 @@ class Visit:
         self.items: Sequence[StreamItem] = ()
         self._count = count
 
-    @property
-    def goes_on(self) -> bool:
-        """Whether another step is wanted."""
-        return not (self.is_cancelled or self.is_cut_short)
+    def cancel(self) -> None:
+        """Want nothing more; called by who waits for the visit."""
+        self.is_cancelled = True
+        self.goes_on = False
+
+    def cut_short(self) -> None:
+        """Want no further step; called by who waits for the visit."""
+        self.is_cut_short = True
+        self.goes_on = False
 
     def run(self, stepper: Stepper) -> None:
         """Collect; called in the worker thread.
