@@ -236,20 +236,19 @@ class WindowAssembler(Stateful):
             rows = np.flatnonzero(streams == code) if len(self._codes) > 1 else np.arange(length)
             # Put at the end, so that those of which nothing has come for longest are at the front.
             episode = self._episodes[stream] = self._episodes.pop(stream, _OpenEpisode())
-            sums = np.cumsum(rewards[rows])
-            start, before = 0, 0.0
-            for end in np.flatnonzero(ends[rows]):
-                row = int(rows[end])
-                total = episode.total_reward + float(sums[end]) - before
-                steps = episode.length + int(end) + 1 - start
-                if episode.is_whole and (columns.terminated[row] or columns.truncated[row]):
-                    found.append((row, CompletedEpisode(stream, total, steps)))
-                # What comes after a gap may have begun in it.
-                episode.reset(is_whole=not columns.gaps[row])
-                start, before = int(end) + 1, float(sums[end])
-            if start < len(rows):
-                episode.total_reward += float(sums[-1]) - before
-                episode.length += len(rows) - start
+            last_rows = np.flatnonzero(ends[rows])
+            start = int(last_rows[-1]) + 1 if len(last_rows) else 0
+            if start:
+                totals = np.diff(np.cumsum(rewards[rows[:start]])[last_rows], prepend=0.0).tolist()
+                lengths = np.diff(last_rows, prepend=-1).tolist()
+                for row, total, steps in zip(rows[last_rows].tolist(), totals, lengths, strict=True):
+                    if episode.is_whole and (columns.terminated[row] or columns.truncated[row]):
+                        completed = CompletedEpisode(stream, episode.total_reward + total, episode.length + steps)
+                        found.append((row, completed))
+                    # What comes after a gap may have begun in it.
+                    episode.reset(is_whole=not columns.gaps[row])
+            episode.total_reward += float(rewards[rows[start:]].sum())
+            episode.length += len(rows) - start
         return tuple(episode for _, episode in sorted(found, key=lambda pair: pair[0]))
 
 

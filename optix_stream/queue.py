@@ -97,11 +97,12 @@ class TransitionQueue:
             QueueClosedError: the queue was or became closed; the item is counted as dropped.
         """
         # The usual case of push_nowait, spelled out: that call would be a tenth of what the whole line costs.
-        is_usual = self._waiting is None and not self._closed and not self._lost_at_end
-        if type(item) is Transition and self.size < self.capacity and is_usual:
+        count = 1 if type(item) is Transition else len(item.rewards) if type(item) is TransitionBatch else 0
+        has_room = count and self.size + count <= self.capacity
+        if has_room and self._waiting is None and not self._closed and not self._lost_at_end:
             self._items.append(item)
-            self.size += 1
-            self.ledger.received += 1
+            self.size += count
+            self.ledger.received += count
         else:
             await self._push(item)
         self._pushes += 1
