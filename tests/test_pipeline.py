@@ -10,7 +10,7 @@ import pytest
 from optix_stream.alignment import FeedStep
 from optix_stream.batching import batch_of
 from optix_stream.boundaries import BoundaryFn, every_n_steps, on_done_signal
-from optix_stream.contracts import Policy, Producer, StreamItem, as_policy
+from optix_stream.contracts import Policy, Producer, StreamItem, TransitionSink, as_policy
 from optix_stream.errors import ConfigurationError
 from optix_stream.events import GapDetected, SourceLost, TransitionsDropped, TransitionsRejected
 from optix_stream.pipeline import LivePipeline, StreamPipeline
@@ -178,6 +178,32 @@ async def test_in_lockstep_a_producer_waits_until_its_window_has_been_learned() 
             pushed_at_learning.append(producer.pushed)
             source.record_learned(window)
     assert pushed_at_learning == [1, 3, 5]
+
+
+async def test_in_lockstep_a_producer_that_is_stopped_may_still_say_what_it_lost() -> None:
+    """Nobody takes anything any more then, and nobody may be waited for."""
+
+    class Parting:
+        name = "parting"
+
+        async def run(self, policy: Policy, sink: TransitionSink) -> None:
+            try:
+                await sink.push(make_transition(0))
+                await anyio.sleep_forever()
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await sink.push(TransitionsDropped(reason="not handled", count=3, stream="s"))
+
+    events = RecordingEvents()
+    pipeline = Scripted(Parting(), boundary=every_n_steps(1), lockstep=True)
+    with anyio.fail_after(5):
+        async with pipeline.open(POLICY, events) as source:
+            window = await source.next_window()
+            assert window is not None
+            source.record_learned(window)
+    assert (pipeline.statistics().learned, pipeline.statistics().dropped) == (1, {"not handled": 3})
+    assert_balanced(pipeline.statistics())
+    assert [event.count for event in events.of(TransitionsDropped)] == [3]
 
 
 async def test_streams_of_several_producers_do_not_mix() -> None:
