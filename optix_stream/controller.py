@@ -411,7 +411,7 @@ class LoopController:
         is_frozen = self.state in (LoopState.DORMANT, LoopState.WATCHDOG)
         if not (tuner.is_comparing or (not is_frozen and self._scheduler.should_adapt(window))):
             return
-        old = await self._learner.call(lambda agent: agent.get_hyperparams())
+        old = self._learner.hyperparams
         history = tuple(self._progress.history)
         new = tuner.settle(old.copy()) if is_frozen else tuner.suggest(old.copy(), history)
         if new.params != old.params:

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from optix_stream.contracts import BaseAgent, EventSink, Intake, Policy
 from optix_stream.learner.published import PublishedPolicy
-from optix_stream.types import EpisodeData
+from optix_stream.types import EpisodeData, HyperparamSet
 
 T = TypeVar("T")
 
@@ -21,6 +21,11 @@ class Learner(ABC):
     @abstractmethod
     def policy(self) -> PublishedPolicy:
         """What producers act by."""
+
+    @property
+    @abstractmethod
+    def hyperparams(self) -> HyperparamSet:
+        """Those in force after the agent was last called; the caller's own."""
 
     @abstractmethod
     def open(self, events: EventSink) -> AbstractAsyncContextManager[None]:

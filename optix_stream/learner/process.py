@@ -116,6 +116,10 @@ class ProcessLearner(Learner):
     def policy(self) -> PublishedPolicy:
         return self._policy
 
+    @property
+    def hyperparams(self) -> HyperparamSet:
+        return self._hyperparams.copy()
+
     @asynccontextmanager
     async def open(self, events: EventSink) -> AsyncIterator[None]:
         self._events = events
@@ -436,7 +440,7 @@ class _RemoteAgent(BaseAgent):
         raise NotImplementedError("it learns in its process")
 
     def get_hyperparams(self) -> HyperparamSet:
-        return self._learner._hyperparams.copy()
+        return self._learner.hyperparams
 
     def set_hyperparams(self, hyperparams: HyperparamSet) -> None:
         self._learner._set_hyperparams(hyperparams)

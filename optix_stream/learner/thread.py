@@ -14,7 +14,7 @@ from optix_stream.errors import LearningFailedError
 from optix_stream.learner.contract import Learner
 from optix_stream.learner.host import AgentHost, deterministic_policy
 from optix_stream.learner.published import PublishedPolicy
-from optix_stream.types import EpisodeData, Transition
+from optix_stream.types import EpisodeData, HyperparamSet, Transition
 
 T = TypeVar("T")
 
@@ -34,6 +34,7 @@ class ThreadLearner(Learner):
         self._agent = agent
         self._host = AgentHost(agent, lambda policy: self._policy.publish(policy))
         self._policy = PublishedPolicy(self._host.policy())
+        self._hyperparams = HyperparamSet({})
         self._max_failures = max_failures
         self._failures = 0
         self._limiter: anyio.CapacityLimiter | None = None
@@ -41,6 +42,10 @@ class ThreadLearner(Learner):
     @property
     def policy(self) -> PublishedPolicy:
         return self._policy
+
+    @property
+    def hyperparams(self) -> HyperparamSet:
+        return self._hyperparams.copy()
 
     @asynccontextmanager
     async def open(self, events: EventSink) -> AsyncIterator[None]:
@@ -82,4 +87,11 @@ class ThreadLearner(Learner):
     async def _call(self, function: Callable[..., T], *arguments: object) -> T:
         if self._limiter is None:
             self._limiter = anyio.CapacityLimiter(1)
-        return await anyio.to_thread.run_sync(function, *arguments, limiter=self._limiter)
+        return await anyio.to_thread.run_sync(self._do, function, *arguments, limiter=self._limiter)
+
+    def _do(self, function: Callable[..., T], *arguments: object) -> T:
+        try:
+            return function(*arguments)
+        finally:
+            # Asked for on the way, because another visit to the thread would cost more than the question.
+            self._hyperparams = self._agent.get_hyperparams()
