@@ -133,7 +133,7 @@ def report_stepping(rounds: int, steps: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--steps", type=int, default=40_000, help="environment steps in each round")
+    parser.add_argument("--steps", type=int, default=100_000, help="environment steps in each round")
     arguments = parser.parse_args()
     report_acting(arguments.rounds)
     report_stepping(arguments.rounds, arguments.steps)

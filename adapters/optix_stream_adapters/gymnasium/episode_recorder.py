@@ -53,9 +53,10 @@ class EpisodeRecorder(gym.Wrapper[Any, Any, Any, Any], Stateful):
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         if self._repeated is not None:
             return self._repeated[0], 0.0, self._repeated[1], self._repeated[2], {}
-        if len(self._actions) < LONGEST_EPISODE:
+        actions = self._actions
+        if len(actions) < LONGEST_EPISODE:
             # An environment may clip it in place.
-            self._actions.append(action.copy() if isinstance(action, np.ndarray) else action)
+            actions.append(action.copy() if isinstance(action, np.ndarray) else action)
         else:
             self._is_too_long = True
         self._outcome = outcome = self.env.step(action)
