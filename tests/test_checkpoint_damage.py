@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from saved_state import FILE, read_saved, with_text, write_saved
 
 from optix_stream.agents import StreamACAgent
 from optix_stream.checkpoints import CheckpointRegistry
@@ -127,10 +127,10 @@ def test_any_changed_bit_of_the_data_is_found(count: int, tmp_path: Path) -> Non
 def test_when_all_are_damaged_that_is_an_error_and_the_agent_is_untouched(tmp_path: Path) -> None:
     fill(tmp_path)
     for name in (OLD, NEW):
-        flip(tmp_path / name / "weights" / "state.json", 5)
+        flip(tmp_path / name / "weights" / FILE, 5)
     error = load_best(tmp_path)
     assert isinstance(error, CheckpointError)
-    assert f"{NEW}/weights/state.json: damaged" in str(error)
+    assert f"{NEW}/weights/{FILE}: damaged" in str(error)
 
 
 # --- the hostile corpus --------------------------------------------------------------------------
@@ -163,11 +163,11 @@ def with_files(*files: tuple[str, int]) -> Callable[[Path], None]:
     return lambda folder: sealed(folder, files=[SavedFile(path, size, "0" * 64) for path, size in files])
 
 
-def with_arrays(write: Callable[[Path], object]) -> Callable[[Path], None]:
+def with_file(write: Callable[[Path], object]) -> Callable[[Path], None]:
     """Another file in place of the weights, with a manifest to match."""
 
     def attack(folder: Path) -> None:
-        path = folder / "weights" / "arrays.safetensors"
+        path = folder / "weights" / FILE
         path.unlink()
         write(path)
         sealed(folder)
@@ -176,11 +176,18 @@ def with_arrays(write: Callable[[Path], object]) -> Callable[[Path], None]:
 
 
 def with_state(text: str) -> Callable[[Path], None]:
+    """Another text beside the arrays, with a manifest to match."""
+
     def attack(folder: Path) -> None:
-        (folder / "weights" / "state.json").write_text(text)
+        with_text(text)(folder / "weights")
         sealed(folder)
 
     return attack
+
+
+def other_names(folder: Path) -> None:
+    write_saved(folder / "weights", {"x": np.zeros(1)}, json.dumps(read_saved(folder / "weights")[1]))
+    sealed(folder)
 
 
 def link_to_itself(folder: Path) -> None:
@@ -195,8 +202,8 @@ def link_weights(folder: Path) -> None:
 
 
 def link_file(folder: Path) -> None:
-    (folder / "weights" / "state.json").rename(folder.parent / "elsewhere")
-    (folder / "weights" / "state.json").symlink_to(folder.parent / "elsewhere")
+    (folder / "weights" / FILE).rename(folder.parent / "elsewhere")
+    (folder / "weights" / FILE).symlink_to(folder.parent / "elsewhere")
 
 
 def link_manifest(folder: Path) -> None:
@@ -210,8 +217,8 @@ def pipe_as_manifest(folder: Path) -> None:
 
 
 def pipe_as_weights(folder: Path) -> None:
-    (folder / "weights" / "state.json").unlink()
-    os.mkfifo(folder / "weights" / "state.json")
+    (folder / "weights" / FILE).unlink()
+    os.mkfifo(folder / "weights" / FILE)
 
 
 def surplus(folder: Path) -> None:
@@ -255,9 +262,9 @@ ATTACKS: dict[str, tuple[Callable[[Path], object], str]] = {
     "name outside": (lambda folder: sealed(folder, name="../outside"), "got that of '../outside'"),
     "path outside": (with_files(("../../outside", 1)), "'../../outside'"),
     "absolute path": (with_files(("/etc/passwd", 1)), "'/etc/passwd'"),
-    "path named twice": (with_files(("weights/state.json", 1), ("weights/state.json", 1)), "named once"),
-    "oversize": (with_files(("weights/state.json", 1 << 50)), "expected at most"),
-    "negative size": (with_files(("weights/state.json", -1)), "expected at most"),
+    "path named twice": (with_files((f"weights/{FILE}", 1), (f"weights/{FILE}", 1)), "named once"),
+    "oversize": (with_files((f"weights/{FILE}", 1 << 50)), "expected at most"),
+    "negative size": (with_files((f"weights/{FILE}", -1)), "expected at most"),
     "link as snapshot": (link_to_itself, "not a file or a link"),
     "link as weights": (link_weights, "not a link"),
     "link as file": (link_file, "not a link"),
@@ -267,14 +274,14 @@ ATTACKS: dict[str, tuple[Callable[[Path], object], str]] = {
     "surplus file": (surplus, "got ['weights/more'] that do not belong"),
     "strange name": (strange_name, "expected names of letters"),
     "many directories": (nested, "expected at most 16 directories"),
-    "pickle": (with_arrays(lambda path: path.write_bytes(pickle.dumps(Bomb(path.parents[2] / "mark")))), "cannot read"),
-    "keras archive": (with_arrays(keras_archive), "cannot read"),
-    "huge header": (with_arrays(huge_header), "cannot read"),
-    "other offsets": (with_arrays(other_offsets), "cannot read"),
-    "other names": (with_arrays(lambda path: save_file({"x": np.zeros(1)}, path)), "that do not belong"),
+    "pickle": (with_file(lambda path: path.write_bytes(pickle.dumps(Bomb(path.parents[2] / "mark")))), "cannot read"),
+    "keras archive": (with_file(keras_archive), "cannot read"),
+    "huge header": (with_file(huge_header), "cannot read"),
+    "other offsets": (with_file(other_offsets), "cannot read"),
+    "other names": (other_names, "that do not belong"),
     "no object": (with_state("[]"), "expected format"),
     "nested state": (with_state("[" * 100_000), "cannot read"),
-    "other types": (with_state('{"format": 2, "streams": {"0": "code"}}'), "cannot read"),
+    "other types": (with_state('{"format": 3, "streams": {"0": "code"}}'), "cannot read"),
 }
 
 

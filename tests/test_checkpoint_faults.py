@@ -16,8 +16,6 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent / "importable"))
 import saving
 
 DRIVER = Path(saving.__file__)

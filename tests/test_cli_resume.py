@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from saved_state import FILE, last_checkpoint
 
 from optix_stream.cli import main
 
@@ -29,13 +30,6 @@ def start(*arguments: str) -> subprocess.Popen[str]:
 def report_of(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
     facts: dict[str, Any] = json.loads(capsys.readouterr().out.splitlines()[-1])
     return {name: facts[name] for name in ("reason", "windows", "statistics")}
-
-
-def saved_last(directory: Path) -> tuple[bytes, dict[str, Any]]:
-    """Arrays and everything else, but for the number of the policy, which goes up with every loading."""
-    weights = max(directory.glob("checkpoint-*")) / "weights"
-    state = json.loads((weights / "state.json").read_text())
-    return (weights / "arrays.safetensors").read_bytes(), {k: v for k, v in state.items() if k != "version"}
 
 
 def wait_for_checkpoint(process: subprocess.Popen[str], directory: Path, number: int) -> None:
@@ -68,7 +62,7 @@ def test_killed_and_resumed_it_is_the_same_run(
     captured = capsys.readouterr()
     assert "goes on after window" in captured.err
     assert json.loads(captured.out.splitlines()[-1])["windows"] == WINDOWS
-    assert saved_last(tmp_path) == saved_last(unbroken)
+    assert last_checkpoint(tmp_path) == last_checkpoint(unbroken)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -83,7 +77,7 @@ def test_stopped_by_a_signal_and_resumed_it_is_the_same_run(
     assert json.loads(output.splitlines()[-1])["reason"] == "stopped"
     assert main([*RUN, *BUDGET, "--quiet", "--json", "--checkpoint-dir", str(tmp_path), "--resume"]) == 0
     assert report_of(capsys)["windows"] == WINDOWS
-    assert saved_last(tmp_path) == saved_last(unbroken)
+    assert last_checkpoint(tmp_path) == last_checkpoint(unbroken)
 
 
 def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
@@ -159,7 +153,7 @@ def test_an_inspection_finds_damage(unbroken: Path, tmp_path: Path, capsys: pyte
     text = capsys.readouterr().out
     assert "damaged" not in text
     assert "to resume from" in text
-    file = last / "weights" / "arrays.safetensors"
+    file = last / "weights" / FILE
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 4
     file.write_bytes(content)

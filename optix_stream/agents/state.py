@@ -1,9 +1,11 @@
-"""An agent's state on disk: named tensors beside a small JSON file, checked before anything changes.
+"""An agent's state on disk: one file of named arrays, checked before anything changes.
 
 Layout of a checkpoint directory::
 
-    arrays.safetensors    parameters, normalisers, traces
-    state.json            format, counters, streams, random generator
+    state.safetensors    arrays: parameters, optimizer slots, normalisers, traces
+                         metadata: format, counters, streams, random generators, as one JSON text
+
+Architecture is code and stays in the user's hands; nothing here can run code from a file.
 """
 
 from __future__ import annotations
@@ -20,16 +22,21 @@ from safetensors.numpy import save_file
 from optix_stream.errors import CheckpointError
 from optix_stream.types import Array
 
-_FORMAT = 2
-_ARRAYS = "arrays.safetensors"
-_STATE = "state.json"
+_FORMAT = 3
+_FILE = "state.safetensors"
+_METADATA = "state"
 
 Specs: TypeAlias = Mapping[str, tuple[tuple[int, ...], Any]]
 """Shape and dtype of each array, by name."""
 
 
 def write_state(path: str, arrays: Mapping[str, Array], state: Mapping[str, Any]) -> None:
-    """Write both files into the new directory ``path``.
+    """Write the file into the new directory ``path``.
+
+    Args:
+        path: the directory, which is made.
+        arrays: by name, of numbers of any shape.
+        state: everything else, as JSON; its format is added.
 
     Raises:
         CheckpointError: the disk refused, or ``state`` is not JSON.
@@ -38,21 +45,22 @@ def write_state(path: str, arrays: Mapping[str, Array], state: Mapping[str, Any]
     try:
         text = json.dumps({"format": _FORMAT, **state}, allow_nan=False)
         folder.mkdir(parents=True, exist_ok=True)
-        write_arrays(folder / _ARRAYS, arrays)
-        (folder / _STATE).write_text(text)
+        write_arrays(folder / _FILE, arrays, {_METADATA: text})
     except (OSError, SafetensorError, TypeError, ValueError) as error:
         raise CheckpointError(f"cannot save weights in {folder}: {error}") from error
 
 
-def write_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
-    """Write arrays into one file.
+def write_arrays(path: Path, arrays: Mapping[str, Array], metadata: dict[str, str] | None = None) -> None:
+    """Write arrays into one file, and texts before them.
 
     Raises:
         OSError: the disk refused.
         SafetensorError: likewise, or a kind of array that cannot be written.
     """
     # Only C-contiguous arrays are written as they look.
-    save_file({name: np.ascontiguousarray(value).reshape(value.shape) for name, value in arrays.items()}, path)
+    save_file(
+        {name: np.ascontiguousarray(value).reshape(value.shape) for name, value in arrays.items()}, path, metadata
+    )
 
 
 def read_arrays(path: Path, expected: Specs) -> dict[str, Array]:
@@ -81,11 +89,12 @@ def read_state(path: str, expect: Callable[[dict[str, Any]], Specs]) -> tuple[di
     """
     folder = Path(path)
     try:
-        state = json.loads((folder / _STATE).read_text())
-        if not isinstance(state, dict) or state.get("format") != _FORMAT:
-            got = state.get("format") if isinstance(state, dict) else state
-            raise CheckpointError(f"{folder / _STATE}: expected format {_FORMAT}, got {got!r}")
-        with safe_open(folder / _ARRAYS, framework="numpy") as file:
+        with safe_open(folder / _FILE, framework="numpy") as file:
+            # What has no such text is of no format.
+            state = json.loads((file.metadata() or {}).get(_METADATA, "null"))
+            if not isinstance(state, dict) or state.get("format") != _FORMAT:
+                got = state.get("format") if isinstance(state, dict) else state
+                raise CheckpointError(f"{folder / _FILE}: expected format {_FORMAT}, got {got!r}")
             return _read_arrays(file, expect(state), folder), state
     except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"cannot read weights in {folder}: {error!r}") from error
@@ -112,4 +121,6 @@ def _read_arrays(file: Any, expected: Specs, folder: Path) -> dict[str, Array]:
 def _kind(dtype: Any) -> str:
     """A dtype as safetensors calls it."""
     dtype = np.dtype(dtype)
-    return "BOOL" if dtype.kind == "b" else f"{dtype.kind.upper()}{8 * dtype.itemsize}"
+    # The second is none of numpy's own, which therefore knows no kind of it.
+    special = {"bool": "BOOL", "bfloat16": "BF16"}
+    return special.get(dtype.name, f"{dtype.kind.upper()}{8 * dtype.itemsize}")

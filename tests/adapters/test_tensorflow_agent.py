@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import json
+import pickle
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -13,12 +13,13 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from anyio import to_thread
 from gymnasium import spaces
 from optix_stream_adapters.tensorflow import PPOAgent, TFAgent
 from optix_stream_adapters.tensorflow.returns import discounted_returns, find_segments
-from optix_stream_adapters.tensorflow.state import write_state
-from safetensors.numpy import load_file
+from saved_state import FILE, read_saved, with_arrays, with_content, with_state, with_text, without_file
 
+from optix_stream.agents.state import write_state
 from optix_stream.errors import CheckpointError, ConfigurationError, TransitionMismatchError
 from optix_stream.learner import ThreadLearner
 from optix_stream.testing import check_agent, make_window
@@ -90,9 +91,9 @@ def window_for(name: str, agent: TFAgent, length: int = 40, seed: int = 0) -> Ep
 def saved(agent: TFAgent, path: Path) -> tuple[dict[str, Array], dict[str, Any]]:
     """All that the agent has learned, as its checkpoint tells it."""
     agent.save_weights(str(path))
-    state = json.loads((path / "state.json").read_text())
+    arrays, state = read_saved(path)
     del state["version"]
-    return load_file(path / "tensors.safetensors"), state
+    return arrays, state
 
 
 def assert_same(first: tuple[dict[str, Array], Any], second: tuple[dict[str, Array], Any]) -> None:
@@ -507,19 +508,19 @@ async def test_a_window_that_breaks_learning_leaves_the_agent_as_it_was(name: st
     learner = ThreadLearner(agent)
     for number in range(2):
         await learner.learn(window_for(name, agent, seed=number))
-    before, version = saved(agent, tmp_path / "before"), learner.policy.version
+    before, version = await to_thread.run_sync(saved, agent, tmp_path / "before"), learner.policy.version
     window = window_for(name, agent, seed=5)
     rewards = window.rewards.copy()
     rewards[11] = np.nan
     state = agent.capture_state()
     with pytest.raises(FloatingPointError, match="learning diverged: expected finite numbers, got"):
         agent.learn(dataclasses.replace(window, rewards=rewards))
-    spoilt = saved_if_possible(agent, tmp_path / "spoilt")
+    spoilt = await to_thread.run_sync(saved_if_possible, agent, tmp_path / "spoilt")
     assert spoilt is None or differing(before[0], spoilt[0]), "else there was nothing to put back"
     agent.restore_state(state)
     with pytest.raises(FloatingPointError):
         await learner.learn(dataclasses.replace(window, rewards=rewards))
-    after = saved(agent, tmp_path / "after")
+    after = await to_thread.run_sync(saved, agent, tmp_path / "after")
     # What has been sampled since is all that may differ.
     for _, others in (before, after):
         del others["acting_rng"]
@@ -542,10 +543,10 @@ async def test_a_loss_that_is_not_a_number_leaves_the_agent_as_it_was(tmp_path: 
 
     agent = TFAgent(mlp(4, 2), keras.optimizers.Adam(), HyperparamSet({}), compute_loss, seed=0)
     window = acted(agent, BOX)
-    before = saved(agent, tmp_path / "before")
+    before = await to_thread.run_sync(saved, agent, tmp_path / "before")
     with pytest.raises(FloatingPointError, match=r"'loss': nan"):
         await ThreadLearner(agent).learn(window)
-    assert_same(before, saved(agent, tmp_path / "after"))
+    assert_same(before, await to_thread.run_sync(saved, agent, tmp_path / "after"))
 
 
 # --- hyperparameters -----------------------------------------------------------------------------
@@ -688,52 +689,73 @@ def test_the_state_of_layers_that_draw_or_keep_numbers_is_saved(tmp_path: Path) 
     assert_same(saved(agent, tmp_path / "one"), saved(fresh, tmp_path / "other"))
 
 
-def _remove_tensor(folder: Path) -> None:
-    tensors = load_file(folder / "tensors.safetensors")
-    name = next(name for name in tensors if name.startswith("model/"))
-    del tensors[name]
-    _rewrite(folder, tensors)
+class KeepsNumbers(keras.layers.Layer):  # type: ignore[misc]
+    """Has variables of other kinds than weights usually are."""
+
+    def build(self, input_shape: Any) -> None:
+        for dtype in ("bool", "uint8", "int32", "int64", "float16", "bfloat16", "float64"):
+            for shape in ((), (2, 3)):
+                name = f"{dtype}_{len(shape)}"
+                self.add_weight(name=name, shape=shape, dtype=dtype, initializer="zeros", trainable=False)
+
+    def call(self, inputs: Any) -> Any:
+        return inputs
 
 
-def _reshape_tensor(folder: Path) -> None:
-    tensors = load_file(folder / "tensors.safetensors")
-    name = next(name for name in tensors if name.startswith("model/") and tensors[name].ndim == 2)
-    _rewrite(folder, tensors | {name: tensors[name].T})
+def test_variables_of_any_kind_are_saved(tmp_path: Path) -> None:
+    def make() -> TFAgent:
+        model = keras.Sequential([keras.Input((4,)), KeepsNumbers(), keras.layers.Dense(2)])
+        return TFAgent(model, keras.optimizers.Adam(0.01), HyperparamSet({}), seed=0)
+
+    agent, fresh = make(), make()
+    kept = agent.model.layers[0].variables
+    assert len(kept) == 14
+    for variable in kept:
+        variable.assign(np.ones(variable.shape))
+    agent.save_weights(str(tmp_path / "weights"))
+    fresh.load_weights(str(tmp_path / "weights"))
+    assert all(np.all(np.asarray(variable) == 1) for variable in fresh.model.layers[0].variables)
+    assert_same(saved(agent, tmp_path / "one"), saved(fresh, tmp_path / "other"))
 
 
-def _retype_tensor(folder: Path) -> None:
-    tensors = load_file(folder / "tensors.safetensors")
-    name = next(name for name in tensors if name.startswith("model/"))
-    _rewrite(folder, tensors | {name: tensors[name].astype(np.float64)})
+def change_weights(change: Callable[[Array], Array]) -> Callable[[Path], None]:
+    """What changes the first weights of the model that are a matrix."""
+
+    def change_first(tensors: dict[str, Array]) -> None:
+        name = next(name for name in sorted(tensors) if name.startswith("model/") and tensors[name].ndim == 2)
+        tensors[name] = change(tensors[name])
+
+    return with_arrays(change_first)
 
 
-def _rewrite(folder: Path, tensors: dict[str, Array]) -> None:
-    state = json.loads((folder / "state.json").read_text())
-    write_state(str(folder), tensors, {key: value for key, value in state.items() if key != "format"})
+def remove_weights(tensors: dict[str, Array]) -> None:
+    del tensors[next(name for name in sorted(tensors) if name.startswith("model/"))]
 
 
-def _edit_state(change: Callable[[dict[str, Any]], Any], folder: Path) -> None:
-    state = json.loads((folder / "state.json").read_text())
-    change(state)
-    (folder / "state.json").write_text(json.dumps(state))
+def change_counters(**changes: Any) -> Callable[[Path], None]:
+    return with_state(lambda state: state["counters"].update(changes))
 
 
-DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "no tensors": (lambda folder: (folder / "tensors.safetensors").unlink(), "cannot read weights"),
-    "torn tensors": (
-        lambda folder: (folder / "tensors.safetensors").write_bytes((folder / "tensors.safetensors").read_bytes()[:-9]),
-        "cannot read weights",
-    ),
-    "no state": (lambda folder: (folder / "state.json").unlink(), "cannot read weights"),
-    "torn state": (lambda folder: (folder / "state.json").write_text('{"format": 1'), "cannot read weights"),
-    "a list": (lambda folder: (folder / "state.json").write_text("[]"), r"expected format 1, got \[\]"),
-    "a later format": (partial(_edit_state, lambda state: state.update(format=2)), "expected format 1, got 2"),
-    "no counters": (partial(_edit_state, lambda state: state.pop("counters")), "cannot read weights.*counters"),
-    "no generator": (partial(_edit_state, lambda state: state.update(rng={})), "cannot read weights"),
-    "a wrong generator": (partial(_edit_state, lambda state: state.update(acting_rng=1)), "cannot read weights"),
-    "a missing tensor": (_remove_tensor, r"expected tensors \['model/.*'\] are missing, got \[\]"),
-    "another shape": (_reshape_tensor, r"model/.*: expected float32\[4, 8\], got float32\[8, 4\]"),
-    "another dtype": (_retype_tensor, r"model/.*: expected float32.*, got float64"),
+DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "no file": (without_file, "cannot read weights"),
+    "a torn file": (with_content(lambda content: content[:-9]), "cannot read weights"),
+    "a torn header": (with_content(lambda content: content[:500]), "cannot read weights"),
+    "a flipped header": (with_content(lambda content: content[:20] + b"\xff" + content[21:]), "cannot read weights"),
+    "a pickle": (with_content(pickle.dumps), "cannot read weights"),
+    "no state": (with_text(None), "expected format 3, got None"),
+    "torn state": (with_text('{"format": 3'), "cannot read weights"),
+    "nested state": (with_text("[" * 100_000), "cannot read weights"),
+    "a list": (with_text("[]"), r"expected format 3, got \[\]"),
+    "a later format": (with_state(lambda state: state.update(format=4)), "expected format 3, got 4"),
+    "no counters": (with_state(lambda state: state.pop("counters")), "cannot read weights.*counters"),
+    "endless counters": (change_counters(steps=float("inf")), "cannot read weights"),
+    "no version": (with_state(lambda state: state.pop("version")), "cannot read weights.*version"),
+    "no generator": (with_state(lambda state: state.update(rng={})), "cannot read weights"),
+    "a wrong generator": (with_state(lambda state: state.update(acting_rng=1)), "cannot read weights"),
+    "a missing tensor": (with_arrays(remove_weights), r"expected arrays \['model/.*'\] are missing, got \[\]"),
+    "another shape": (change_weights(lambda weights: weights.T), r"model/.*: expected F32\[4, 8\], got F32\[8, 4\]"),
+    "another dtype": (change_weights(lambda weights: weights.astype(np.float64)), r"model/.*: expected F32.*, got F64"),
+    "no numbers": (change_weights(lambda weights: weights * np.nan), r"model/.*: expected finite numbers"),
 }
 
 
@@ -761,4 +783,4 @@ def test_a_checkpoint_that_cannot_be_written_is_an_error(tmp_path: Path) -> None
 
 def test_a_checkpoint_holds_no_code(tmp_path: Path) -> None:
     make_agent("ppo, Box").save_weights(str(tmp_path / "weights"))
-    assert sorted(path.name for path in (tmp_path / "weights").iterdir()) == ["state.json", "tensors.safetensors"]
+    assert sorted(path.name for path in (tmp_path / "weights").iterdir()) == [FILE]

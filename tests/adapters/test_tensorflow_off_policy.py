@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from gymnasium import spaces
 from optix_stream_adapters.tensorflow import DQNAgent, DQNConfig, SACAgent, TD3Agent
 from optix_stream_adapters.tensorflow.networks import build_mlp
 from optix_stream_adapters.tensorflow.off_policy import OffPolicyAgent
+from saved_state import FILE, what_was_learned
 
 from optix_stream.errors import CheckpointError, ConfigurationError, TransitionMismatchError
 from optix_stream.learner.host import AgentHost
@@ -68,10 +68,8 @@ def part_of(window: EpisodeData, start: int, end: int) -> EpisodeData:
 def everything(agent: Any, directory: Path) -> list[Any]:
     """All that a checkpoint holds, but for the version, which never goes back."""
     agent.save_weights(str(directory))
-    state = json.loads((directory / "state.json").read_text())
-    state.pop("version")
-    files = sorted(path for path in directory.rglob("*") if path.is_file() and path != directory / "state.json")
-    return [state, *(path.read_bytes() for path in files)]
+    files = sorted(path for path in directory.rglob("*") if path.is_file() and path != directory / FILE)
+    return [*what_was_learned(directory), *(path.read_bytes() for path in files)]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -311,7 +309,7 @@ def test_a_damaged_checkpoint_changes_nothing(damage: str, tmp_path: Path) -> No
     agent.learn(window_for(TD3Agent))
     agent.save_weights(str(tmp_path / "saved"))
     agent.learn(window_for(TD3Agent, seed=1))
-    broken = tmp_path / "saved" / ("replay/arrays.safetensors" if damage == "replay" else "tensors.safetensors")
+    broken = tmp_path / "saved" / (f"replay/{FILE}" if damage == "replay" else FILE)
     broken.write_bytes(broken.read_bytes()[:-50])
     before = everything(agent, tmp_path / "before")
     with pytest.raises(CheckpointError):

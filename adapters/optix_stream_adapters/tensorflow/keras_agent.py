@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 import tensorflow as tf
 
+from optix_stream.agents.state import Specs, read_state, write_state
 from optix_stream.contracts import BaseAgent, Policy, PolicyPublisher, Reproducible, Restorable
 from optix_stream.errors import CheckpointError, ConfigurationError
 from optix_stream.policies import EncodedInput
@@ -19,7 +20,6 @@ from optix_stream.trees import as_tree, with_batch_axis
 from optix_stream.types import Array, HyperparamSet, Tree
 from optix_stream_adapters.tensorflow.forward import ModelForward
 from optix_stream_adapters.tensorflow.policy import ModelPolicy
-from optix_stream_adapters.tensorflow.state import read_state, write_state
 
 
 class KerasAgent(BaseAgent, PolicyPublisher, Reproducible, Restorable):
@@ -159,21 +159,26 @@ class KerasAgent(BaseAgent, PolicyPublisher, Reproducible, Restorable):
             CheckpointError: it is missing, damaged, or of another agent.
         """
         variables, arrays = self._variables(), self._arrays()
-        expected = {name: np.asarray(variable.value.numpy()) for name, variable in variables.items()} | arrays
-        tensors, state = read_state(path, expected)
+        specs: Specs = {
+            **{name: (tuple(each.shape), each.value.dtype.as_numpy_dtype) for name, each in variables.items()},
+            **{name: (array.shape, array.dtype) for name, array in arrays.items()},
+        }
+        tensors, state = read_state(path, lambda _: specs)
         before = self.capture_state()
         try:
             for name, variable in variables.items():
                 variable.assign(tensors[name])
             self._restore_arrays({name: tensors[name] for name in arrays})
             self._restore_counters(state["counters"])
-            # A version never goes back: a policy that is loaded later is a later policy.
-            self._version = max(self._version, int(state["version"]))
+            version = int(state["version"])
             self._rng.bit_generator.state = state["rng"]
+            # Last, because what is captured does not hold it.
             self._acting_rng.bit_generator.state = state["acting_rng"]
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             self.restore_state(before)
             raise CheckpointError(f"cannot read weights in {path}: {error!r}") from error
+        # A version never goes back: a policy that is loaded later is a later policy.
+        self._version = max(self._version, version)
 
     @abstractmethod
     def _variables(self) -> dict[str, Any]:
