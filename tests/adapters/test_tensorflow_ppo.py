@@ -48,7 +48,8 @@ def assert_close(first: list[Array], second: list[Array], tolerance: float = 1e-
 
 @pytest.mark.parametrize("shift", [0.0, -0.5, 0.5], ids=["on policy", "grown likelier", "grown less likely"])
 @pytest.mark.parametrize("max_grad_norm", [1e6, 0.01], ids=["", "clipped norm"])
-def test_a_step_is_the_gradient_of_the_clipped_objective(shift: float, max_grad_norm: float) -> None:
+@pytest.mark.parametrize("floor", [0.0, 10.0], ids=["", "little to gain"])
+def test_a_step_is_the_gradient_of_the_clipped_objective(shift: float, max_grad_norm: float, floor: float) -> None:
     params = {"learning_rate": 0.1, "gamma": 0.9, "gae_lambda": 0.8, "clip_range": 0.2, "entropy_coef": 0.05}
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(4, "tanh"), keras.layers.Dense(2)])
     agent = PPOAgent(
@@ -56,7 +57,7 @@ def test_a_step_is_the_gradient_of_the_clipped_objective(shift: float, max_grad_
         keras.optimizers.SGD(0.1),
         HyperparamSet(params | {"value_coef": 0.7, "max_grad_norm": max_grad_norm}),
         seed=0,
-        config=PPOConfig(epochs=1, minibatch_size=100),
+        config=PPOConfig(epochs=1, minibatch_size=100, advantage_floor=floor),
     )
     window = random_window()
     rng = np.random.default_rng(1)
@@ -68,7 +69,8 @@ def test_a_step_is_the_gradient_of_the_clipped_objective(shift: float, max_grad_
     )
     advantages = generalized_advantages(find_segments(window), window.rewards, value, following, 0.9, 0.8)
     targets = (advantages + value).astype(np.float32)
-    scaled = ((advantages - advantages.mean()) / advantages.std()).astype(np.float32)
+    scale = max(advantages.std(), floor * np.sqrt((window.rewards**2).mean()))
+    scaled = ((advantages - advantages.mean()) / scale).astype(np.float32)
 
     policy_weights = [weight.value for weight in model.trainable_variables]
     value_weights = [weight.value for weight in agent.value_model.trainable_variables]
@@ -299,6 +301,7 @@ def test_observations_of_any_shape_are_normalised() -> None:
         ({"minibatch_size": 0}, "expected epochs and minibatch_size of at least 1, got 10 and 0"),
         ({"schedule_steps": 0}, "schedule_steps: expected at least 1, got 0"),
         ({"schedule_end": 1.5}, "schedule_end: expected 0 to 1, got 1.5"),
+        ({"advantage_floor": -1.0}, "advantage_floor: expected at least 0, got -1.0"),
     ],
 )
 def test_settings_that_mean_nothing_are_refused(settings: dict[str, Any], message: str) -> None:

@@ -282,9 +282,12 @@ class TFAgent(KerasAgent):
         return named
 
 
-def standardize(values: FloatArray) -> FloatArray:
-    """Shifted and scaled to mean 0 and standard deviation 1; a single one stays as it is."""
+def standardize(values: FloatArray, floor: float = 0.0) -> FloatArray:
+    """Shifted to mean 0 and divided by the standard deviation, or by ``floor`` where that is more.
+
+    A single one stays as it is.
+    """
     if len(values) < 2:
         return values
-    result: FloatArray = (values - values.mean()) / (values.std() + _EPSILON)
+    result: FloatArray = (values - values.mean()) / max(values.std() + _EPSILON, floor)
     return result

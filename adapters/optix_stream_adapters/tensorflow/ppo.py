@@ -33,6 +33,9 @@ class PPOConfig:
         schedule_steps: transitions over which ``learning_rate`` and ``clip_range`` fall linearly to
             ``schedule_end`` of their values; None: they stay.
         schedule_end: share that is left at the end of the schedule, 0 to 1.
+        advantage_floor: advantages are divided by their deviation, but by no less than this many times the reward of
+            a typical step (root mean square): where nothing is to be gained, dividing by the deviation would make a
+            gradient of what is left, the noise of the value network, and lead a perfect policy astray.
         jit_compile: fuse the update by XLA; slower to start, and again for each larger window.
     """
 
@@ -42,6 +45,7 @@ class PPOConfig:
     normalize_rewards: bool = False
     schedule_steps: int | None = None
     schedule_end: float = 0.0
+    advantage_floor: float = 0.5
     jit_compile: bool = False
 
     def __post_init__(self) -> None:
@@ -53,6 +57,8 @@ class PPOConfig:
             raise ConfigurationError(f"schedule_steps: expected at least 1, got {self.schedule_steps}")
         if not 0.0 <= self.schedule_end <= 1.0:
             raise ConfigurationError(f"schedule_end: expected 0 to 1, got {self.schedule_end}")
+        if not self.advantage_floor >= 0.0:
+            raise ConfigurationError(f"advantage_floor: expected at least 0, got {self.advantage_floor}")
 
 
 class PPOAgent(TFAgent):
@@ -148,7 +154,8 @@ class PPOAgent(TFAgent):
         if log_probs is None or is_first:
             log_probs = np.where(own, self._log_probs(inputs, actions), np.nan)
         weights = np.zeros(window.length)
-        weights[own] = standardize(advantages[own])
+        floor = self.config.advantage_floor * math.sqrt(np.mean(np.square(rewards)))
+        weights[own] = standardize(advantages[own], floor)
         rollout = Rollout(inputs, actions, log_probs, weights, advantages + values)
         diagnostics = self._improve(rollout)
         if not is_first:
