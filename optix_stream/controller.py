@@ -241,6 +241,7 @@ class LoopController:
             LearningFailedError: ``learn`` failed too often in a row.
             LearnerLostError: the learner's process was lost too often in a row.
             ScoreError: the evaluator's answer is no score.
+            UnusableSourceError: an environment, or another source that can be paused, brings nothing that can be used.
             AlreadyRunningError: a run is under way.
             DirectoryInUseError: another run has the checkpoint directory.
             CheckpointError: there are checkpoints to resume from, and none that fits.

@@ -10,6 +10,7 @@
     ├── QueueFullError              push_nowait on a full queue whose overflow policy is "block"
     ├── ActingFailedError           the policy raised
     ├── SourceFailedError           a source failed too often in a row
+    ├── UnusableSourceError         all that a source brought, for long, was rejected
     ├── LearningFailedError         agent.learn failed too often in a row
     ├── AgentFailedError            the agent raised, in a process of its own
     ├── LearnerLostError            the learner's process was lost, and a window or the run with it
@@ -103,6 +104,22 @@ class SourceFailedError(OptixStreamError):
         super().__init__(f"source {source!r} failed {attempts} times in a row without delivering a step")
         self.source = source
         self.attempts = attempts
+
+
+class UnusableSourceError(OptixStreamError):
+    """A source that can be paused brought this many transitions in a row of which none could be used.
+
+    Attributes:
+        rejected: in a row.
+        reason: of the last of them, as in ``TransitionsRejected``.
+        detail: expected and got, in words.
+    """
+
+    def __init__(self, rejected: int, reason: str, detail: str) -> None:
+        super().__init__(f"{rejected} transitions in a row were rejected and none accepted, last as {reason}: {detail}")
+        self.rejected = rejected
+        self.reason = reason
+        self.detail = detail
 
 
 class LearningFailedError(OptixStreamError):

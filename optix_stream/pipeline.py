@@ -38,6 +38,9 @@ from optix_stream.queue import OverflowPolicy, TransitionQueue
 from optix_stream.reconnecting import ReconnectPolicy
 from optix_stream.types import Statistics
 
+MAX_REJECTED = 10_000
+"""50 windows of ``BatchPipeline``'s default size: what brings nothing usable for so long does not mend itself."""
+
 
 class StreamPipeline(BasePipeline, Restful, Stateful):
     """Base of the pipelines that ship: any number of producers into one queue into one assembler.
@@ -48,6 +51,12 @@ class StreamPipeline(BasePipeline, Restful, Stateful):
         overflow: what happens when it is full.
         lockstep: producers wait after each push until it has been dealt with, learning included.
         clock: the run's clock.
+        max_rejected: transitions rejected in a row, none accepted between them, after which the run fails with
+            ``UnusableSourceError``; an environment brings nothing else then. A live source is not given up, because
+            it may recover.
+
+    Raises:
+        ConfigurationError: no boundary, or a limit below 1.
     """
 
     def __init__(
@@ -58,7 +67,10 @@ class StreamPipeline(BasePipeline, Restful, Stateful):
         overflow: OverflowPolicy,
         lockstep: bool,
         clock: Clock | None = None,
+        max_rejected: int = MAX_REJECTED,
     ) -> None:
+        if max_rejected < 1:
+            raise ConfigurationError(f"max_rejected: expected at least 1 transition, got {max_rejected}")
         if not callable(boundary):
             raise ConfigurationError(f"boundary: expected a function such as every_n_steps(200), got {boundary!r}")
         self.clock: Clock = clock if clock is not None else SystemClock()
@@ -66,6 +78,7 @@ class StreamPipeline(BasePipeline, Restful, Stateful):
         self._capacity = capacity
         self._overflow: OverflowPolicy = overflow
         self._lockstep = lockstep
+        self._max_rejected = max_rejected
         self._run = PipelineRun(TransitionQueue(capacity, overflow), WindowAssembler(boundary))
         self._saved: Mapping[str, Any] | None = None
         self._journal: Journal | None = None
@@ -113,7 +126,8 @@ class StreamPipeline(BasePipeline, Restful, Stateful):
         intake = intake if intake is not None else Intake()
         assembler = WindowAssembler(self._boundary, learned_one_by_one=intake.learn_one is not None)
         acceptance = Acceptance(queue, self._journal, events, self.clock) if self._journal is not None else None
-        run = self._run = PipelineRun(queue, assembler, events, self.clock, intake, acceptance)
+        max_rejected = None if self.is_live else self._max_rejected
+        run = self._run = PipelineRun(queue, assembler, events, self.clock, intake, acceptance, max_rejected)
         sink: TransitionSink = _LockstepSink(queue) if self._lockstep else queue
         if acceptance is None and (intake.learn_one is not None or intake.increment is not None):
             sink = LearningSink(sink, intake, self.clock)

@@ -15,7 +15,7 @@ from optix_stream.assembler import WindowAssembler
 from optix_stream.batching import batch_of, batch_rows, count_by_stream, count_transitions, merge
 from optix_stream.clock import Clock
 from optix_stream.contracts import EventSink, Intake, Policy, Producer, Stateful, StreamItem, TransitionSink
-from optix_stream.errors import CheckpointError, TransitionMismatchError
+from optix_stream.errors import CheckpointError, TransitionMismatchError, UnusableSourceError
 from optix_stream.events import GapDetected, TransitionsDropped, TransitionsRejected
 from optix_stream.journal import Acceptance
 from optix_stream.learning_sink import LearningSink
@@ -40,6 +40,8 @@ class PipelineRun:
         intake: what is to be learned from before a window is complete.
         acceptance: stands between the queue and the assembler where there is a journal; what learns from each
             transition then does so when that is accepted.
+        max_rejected: transitions rejected in a row, none accepted between them, after which the source is given up;
+            None: never.
     """
 
     def __init__(
@@ -50,8 +52,12 @@ class PipelineRun:
         clock: Clock | None = None,
         intake: Intake | None = None,
         acceptance: Acceptance | None = None,
+        max_rejected: int | None = None,
     ) -> None:
         self._queue = queue
+        self._max_rejected = max_rejected
+        self._rejected_in_a_row = 0
+        self._last_rejection = ("", "")
         self._acceptance = acceptance
         self._source: Acceptance | TransitionQueue = acceptance if acceptance is not None else queue
         self._intake = intake if intake is not None else Intake()
@@ -156,7 +162,15 @@ class PipelineRun:
     # -- consuming ------------------------------------------------------------------------------
 
     async def next_window(self) -> EpisodeData | None:
+        """The next window, or None when the source has ended and nothing is left.
+
+        Raises:
+            UnusableSourceError: too many transitions in a row were rejected.
+            Exception: what a producer raised.
+        """
         while not self._ready:
+            if self._max_rejected is not None and self._rejected_in_a_row >= self._max_rejected:
+                raise UnusableSourceError(self._rejected_in_a_row, *self._last_rejection)
             await self._learn_increment()
             items = await self._source.drain()
             await self._take_or_learn(items)
@@ -234,6 +248,8 @@ class PipelineRun:
                 for item in group:
                     if isinstance(item, GapDetected):
                         self._add(self._assembler.mark_gap(item))
+                    elif isinstance(item, TransitionsRejected):
+                        self._count_rejected(item.count, item.reason, item.detail)
                     self._emit(item)
 
     def _take_singles(self, transitions: list[Transition]) -> None:
@@ -242,6 +258,7 @@ class PipelineRun:
                 batch = batch_of(transitions)
                 if unfit_rows(batch) is None:
                     self._ready.extend(self._assembler.feed_batch(batch))
+                    self._rejected_in_a_row = 0
                     return
             except TransitionMismatchError:
                 pass  # One of them does not fit; one at a time, it stands alone.
@@ -251,6 +268,7 @@ class PipelineRun:
                 continue
             try:
                 self._add(self._assembler.feed(transition))
+                self._rejected_in_a_row = 0
             except TransitionMismatchError as error:
                 self._reject({transition.stream: 1}, "mismatch", str(error))
 
@@ -269,6 +287,7 @@ class PipelineRun:
     def _feed_batch(self, batch: TransitionBatch) -> None:
         try:
             self._ready.extend(self._assembler.feed_batch(batch))
+            self._rejected_in_a_row = 0
         except TransitionMismatchError as error:
             self._reject(count_by_stream(batch), "mismatch", str(error))
 
@@ -276,10 +295,15 @@ class PipelineRun:
         now = self._now()
         for stream, count in counts.items():
             self._ledger.rejected[reason] += count
+            self._count_rejected(count, reason, detail)
             self._emit(TransitionsRejected(stream=stream, reason=reason, detail=detail, count=count, time=now))
             gap = GapDetected(stream=stream, reason="rejected transition", missed=count, time=now)
             self._add(self._assembler.mark_gap(gap))
             self._emit(gap)
+
+    def _count_rejected(self, count: int, reason: str, detail: str) -> None:
+        self._rejected_in_a_row += count
+        self._last_rejection = (reason, detail)
 
     def _now(self) -> float:
         return self._clock.now() if self._clock is not None else 0.0

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from optix_stream.alignment import FeedStep
 from optix_stream.batching import batch_of
 from optix_stream.boundaries import BoundaryFn, every_n_steps, on_done_signal
 from optix_stream.contracts import Policy, Producer, StreamItem, TransitionSink, as_policy
-from optix_stream.errors import ConfigurationError
+from optix_stream.errors import ConfigurationError, UnusableSourceError
 from optix_stream.events import GapDetected, SourceLost, TransitionsDropped, TransitionsRejected
 from optix_stream.pipeline import LivePipeline, StreamPipeline
 from optix_stream.queue import OverflowPolicy
@@ -41,6 +42,8 @@ class Scripted(StreamPipeline):
         capacity: int = 100,
         overflow: OverflowPolicy = "block",
         lockstep: bool = False,
+        max_rejected: int = 10_000,
+        is_live: bool = False,
     ) -> None:
         super().__init__(
             boundary=boundary if boundary is not None else every_n_steps(2),
@@ -48,12 +51,14 @@ class Scripted(StreamPipeline):
             overflow=overflow,
             lockstep=lockstep,
             clock=FakeClock(),
+            max_rejected=max_rejected,
         )
         self._producers = producers
+        self._is_live = is_live
 
     @property
     def is_live(self) -> bool:
-        return False
+        return self._is_live
 
     def producers(self) -> Sequence[Producer]:
         return self._producers
@@ -309,6 +314,65 @@ async def test_what_is_not_finite_is_refused_wherever_it_comes_from(where: str, 
     assert events.of(GapDetected) == [GapDetected(stream="b", reason="rejected transition", missed=1)]
     assert pipeline.statistics().rejected == {"not finite": 1}
     assert_balanced(pipeline.statistics())
+
+
+class Spoilt:
+    """Steps without end of which only some can be used."""
+
+    name = "spoilt"
+
+    def __init__(self, batch: int, *, mends_after: int | None = None, count: int | None = None) -> None:
+        self._batch = batch
+        self._mends_after = mends_after
+        self._count = count
+
+    async def run(self, policy: Policy, sink: TransitionSink) -> None:
+        for number in itertools.count() if self._count is None else range(self._count):
+            is_fit = self._mends_after is not None and number % (self._mends_after + 1) == self._mends_after
+            transitions = [make_transition(row, reward=1.0 if is_fit else np.nan) for row in range(self._batch)]
+            await sink.push(batch_of(transitions) if self._batch > 1 else transitions[0])
+
+
+@pytest.mark.parametrize("batch", [1, 10, 50])
+async def test_a_source_that_brings_nothing_that_can_be_used_is_given_up(batch: int) -> None:
+    """An environment that only yields NaN once ran, and wrote to the log, for ever."""
+    events = RecordingEvents()
+    pipeline = Scripted(Spoilt(batch), max_rejected=100, lockstep=True)
+    with pytest.raises(
+        UnusableSourceError, match=r"100 transitions in a row were rejected .* as not finite: .* got NaN"
+    ) as raised:
+        await learn_all(pipeline, events)
+    assert (raised.value.rejected, raised.value.reason) == (100, "not finite")
+    assert "expected finite observations" in raised.value.detail
+    assert pipeline.statistics().rejected == {"not finite": 100}
+    assert_balanced(pipeline.statistics())
+
+
+async def test_a_word_on_what_a_producer_refused_itself_counts_too() -> None:
+    word = TransitionsRejected(stream="s", reason="malformed", detail="expected a step, got None")
+    pipeline = Scripted(ScriptedProducer([*steps(3), *[word] * 7], stays_open=True), max_rejected=7)
+    with pytest.raises(UnusableSourceError, match=r"^7 transitions .* malformed: expected a step, got None"):
+        await learn_all(pipeline)
+    assert pipeline.statistics().learned == 2
+    assert_balanced(pipeline.statistics())
+
+
+@pytest.mark.parametrize("batch", [1, 10])
+async def test_a_source_that_is_used_now_and_then_goes_on(batch: int) -> None:
+    pipeline = Scripted(Spoilt(batch, mends_after=9, count=100), max_rejected=10 * batch, lockstep=True)
+    assert sum(window.length for window in await learn_all(pipeline)) == 10 * batch
+    assert pipeline.statistics().rejected == {"not finite": 90 * batch}
+
+
+async def test_a_live_source_is_not_given_up_because_it_may_recover() -> None:
+    pipeline = Scripted(Spoilt(10, mends_after=999, count=1000), max_rejected=10, is_live=True)
+    assert sum(window.length for window in await learn_all(pipeline)) == 10
+    assert pipeline.statistics().rejected == {"not finite": 9990}
+
+
+def test_a_limit_of_rejections_below_one_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="max_rejected: expected at least 1 transition, got 0"):
+        Scripted(max_rejected=0)
 
 
 async def test_what_the_policy_said_may_be_nan_where_it_was_not_the_policy_that_chose() -> None:

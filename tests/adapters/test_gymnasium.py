@@ -27,7 +27,7 @@ from optix_stream import (
     RLOptimizer,
     RunReport,
 )
-from optix_stream.errors import ConfigurationError
+from optix_stream.errors import ConfigurationError, UnusableSourceError
 
 pytestmark = pytest.mark.anyio
 
@@ -282,6 +282,26 @@ async def test_what_an_environment_says_is_not_finite_teaches_nobody(is_vector: 
         assert np.isfinite(window.rewards).all()
         assert np.isfinite(np.asarray(window.observations)).all()
         assert np.isfinite(np.asarray(window.next_observations)).all()
+
+
+class Blind(gym.Wrapper[Any, Any, Any, Any]):
+    """Sees nothing, ever."""
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        observation, *rest = self.env.step(action)
+        return np.full_like(observation, np.nan), *rest
+
+
+@pytest.mark.parametrize("is_vector", [False, True])
+async def test_a_run_in_an_environment_that_yields_nothing_usable_ends(is_vector: bool, tmp_path: Path) -> None:
+    env = make_vector(lambda: Blind(gym.make("CartPole-v1")), 2, AutoresetMode.NEXT_STEP) if is_vector else None
+    agent = RecordingAgent(lean)
+    pipeline = BatchPipeline(env or Blind(gym.make("CartPole-v1")), window_size=100, seed=0, max_rejected=1000)
+    loop = RLOptimizer(agent, pipeline, checkpoint_dir=tmp_path, max_episodes=3)
+    with pytest.raises(UnusableSourceError, match=r"transitions in a row .* got NaN or infinity"):
+        await loop.run()
+    assert loop.statistics().is_balanced
+    assert loop.statistics().rejected["not finite"] < 1300
 
 
 @pytest.mark.parametrize("make", [CountingEnv, ReusingEnv])

@@ -8,7 +8,7 @@ from optix_stream.boundaries import every_n_steps
 from optix_stream.clock import Clock
 from optix_stream.contracts import BaseAgent, Producer
 from optix_stream.errors import ConfigurationError
-from optix_stream.pipeline import StreamPipeline
+from optix_stream.pipeline import MAX_REJECTED, StreamPipeline
 from optix_stream_adapters.gymnasium.environment_state import Env
 from optix_stream_adapters.gymnasium.producer import GymProducer
 
@@ -29,9 +29,11 @@ class BatchPipeline(StreamPipeline):
             acted with the newest weights and one seed gives one run, bit for bit. False: it goes
             on, at most four windows ahead of the one that is learned from.
         clock: the run's clock.
+        max_rejected: transitions rejected in a row, such as those with NaN, after which the run fails with
+            ``UnusableSourceError``.
 
     Raises:
-        ConfigurationError: an unsupported space or a window below 1.
+        ConfigurationError: an unsupported space, or a window or a limit below 1.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class BatchPipeline(StreamPipeline):
         seed: int | None = None,
         lockstep: bool = True,
         clock: Clock | None = None,
+        max_rejected: int = MAX_REJECTED,
     ) -> None:
         if window_size < 1:
             raise ConfigurationError(f"window_size: expected at least 1 transition, got {window_size}")
@@ -54,6 +57,7 @@ class BatchPipeline(StreamPipeline):
             overflow="block",
             lockstep=lockstep,
             clock=clock,
+            max_rejected=max_rejected,
         )
         self.agent = agent
         self.env = env
