@@ -25,6 +25,7 @@ Errors carry the numbers they speak of as attributes, so that a caller need not 
 from __future__ import annotations
 
 import os
+import platform
 from datetime import datetime
 
 
@@ -182,7 +183,7 @@ class CheckpointError(OptixStreamError):
 
 
 class DirectoryInUseError(CheckpointError):
-    """Another run writes to the checkpoint directory, or has taken it from this one.
+    """Another run, maybe one of this same process, writes to the checkpoint directory or has taken it from this one.
 
     Attributes:
         directory: the directory.
@@ -196,6 +197,9 @@ class DirectoryInUseError(CheckpointError):
         if pid is not None and since is not None:
             moment = datetime.fromtimestamp(since).astimezone().isoformat(sep=" ", timespec="seconds")
             holder = f"process {pid} on {host}, since {moment}"
+            if (pid, host) == (os.getpid(), platform.node()):
+                # Two optimizers in one app, most likely, neither of which was told where to write.
+                holder = f"another run of this same process, since {moment}: give each a checkpoint_dir of its own"
         super().__init__(f"checkpoint directory {os.fspath(directory)} is in use by {holder}")
         self.directory = directory
         self.pid = pid

@@ -34,7 +34,7 @@ class RLOptimizer:
         evaluator: scores windows; by default the mean return of the episodes that ended.
         optimizer: tunes hyperparameters; by default ``PairedBlockTuner`` with ``param_bounds``, without which it
             leaves them alone.
-        checkpoint_dir: where snapshots go.
+        checkpoint_dir: where snapshots go; each of several that run at a time wants one of its own.
         max_snapshots: how many to keep; the best and the latest are always kept.
         rollback_on_degradation: go back to the best snapshot when the score falls.
         improvement_margin: by how much, in score units, a new best must beat the old (threshold judge).

@@ -6,12 +6,13 @@ import inspect
 from collections.abc import Sequence
 from pathlib import Path
 
+import anyio
 import pytest
 
 from optix_stream.boundaries import every_n_steps
 from optix_stream.contracts import Producer
-from optix_stream.errors import ConfigurationError
-from optix_stream.events import CheckpointSaved, HyperparamsChanged, LoopStopped
+from optix_stream.errors import ConfigurationError, DirectoryInUseError
+from optix_stream.events import CheckpointSaved, HyperparamsChanged, LoopStopped, WindowScored
 from optix_stream.optimizers import PairedBlockTuner
 from optix_stream.pipeline import StreamPipeline
 from optix_stream.rl_optimizer import RLOptimizer
@@ -69,6 +70,29 @@ async def test_runs_with_everything_defaulted(tmp_path: Path) -> None:
     assert report.best_snapshot is not None
     assert report.best_snapshot.eval_metrics.primary_score == (1.0 + 5.0 + 9.0 + 13.0) / 4, "the mean of the returns"
     assert_balanced(optimizer.statistics())
+
+
+@pytest.mark.anyio
+async def test_the_second_of_two_that_write_to_the_default_directory_is_told_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was told that the directory is in use by a process, which was its own."""
+    monkeypatch.chdir(tmp_path)
+
+    class Open(Pipeline):
+        def producers(self) -> Sequence[Producer]:
+            return [ScriptedProducer([make_transition(n) for n in range(2)], stays_open=True)]
+
+    first, second = RLOptimizer(RecordingAgent(), Open()), RLOptimizer(RecordingAgent(), Pipeline())
+    async with anyio.create_task_group() as tasks, first.events() as events:
+        tasks.start_soon(first.run)
+        async for event in events:
+            if isinstance(event, WindowScored):
+                break
+        said = r"checkpoints is in use by another run of this same process, .*: give each a checkpoint_dir of its own$"
+        with pytest.raises(DirectoryInUseError, match=said):
+            await second.run()
+        first.stop()
 
 
 def test_bounds_are_for_the_tuner_that_it_makes(tmp_path: Path) -> None:
