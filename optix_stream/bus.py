@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from types import TracebackType
 
 import anyio
@@ -37,16 +37,26 @@ class EventBus:
         """Call ``listener`` with every event, at once. It must not raise."""
         self._listeners.append(listener)
 
-    def subscribe(self, buffer_size: int = 1024, name: str | None = None) -> Subscription:
+    def subscribe(
+        self, buffer_size: int = 1024, name: str | None = None, *, kinds: Collection[type[Event]] | None = None
+    ) -> Subscription:
         """A subscription, to be used as ``async with``; events are buffered from its entry on.
 
         Args:
             buffer_size: events held for a subscriber that is busy; older ones give way.
             name: names the subscriber in ``SubscriberLagging``.
+            kinds: the types of the events that are wanted, besides ``LoopStopped`` and ``SubscriberLagging``, which
+                come in any case; the others take no room. None: all.
+
+        Raises:
+            ConfigurationError: a buffer for no events, or kinds that are not types of events.
         """
         if buffer_size < 1:
             raise ConfigurationError(f"buffer_size: expected at least 1 event, got {buffer_size}")
-        return Subscription(self, buffer_size, name or f"subscriber {next(self._numbers)}", self._clock)
+        if kinds is not None and not (isinstance(kinds, Collection) and all(map(_is_kind, kinds))):
+            raise ConfigurationError(f"kinds: expected types of events, such as [WindowScored], got {kinds!r}")
+        wanted = (Event,) if kinds is None else (*kinds, LoopStopped)
+        return Subscription(self, buffer_size, name or f"subscriber {next(self._numbers)}", self._clock, wanted)
 
     def _add(self, subscription: Subscription) -> None:
         self._subscriptions.append(subscription)
@@ -58,12 +68,16 @@ class EventBus:
 class Subscription:
     """An async iterator over the events of one run; it ends after ``LoopStopped``."""
 
-    def __init__(self, bus: EventBus, buffer_size: int, name: str, clock: Clock) -> None:
+    def __init__(
+        self, bus: EventBus, buffer_size: int, name: str, clock: Clock, kinds: tuple[type[Event], ...]
+    ) -> None:
         self._bus = bus
         self._name = name
         self._clock = clock
+        self._kinds = kinds
         self._buffer: deque[Event] = deque(maxlen=buffer_size)
         self._missed = 0
+        self._has_warned = False
         self._has_ended = False
         self._arrival: anyio.Event | None = None
 
@@ -75,6 +89,7 @@ class Subscription:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._bus._remove(self)
+        self._log_missed()
 
     def __aiter__(self) -> Subscription:
         return self
@@ -96,6 +111,7 @@ class Subscription:
             anyio.WouldBlock: there is none yet.
         """
         if self._missed:
+            self._log_missed()
             missed, self._missed = self._missed, 0
             return SubscriberLagging(subscriber=self._name, missed=missed, time=self._clock.now())
         if not self._buffer:
@@ -105,12 +121,29 @@ class Subscription:
             self._has_ended = True
         return event
 
+    def _log_missed(self) -> None:
+        # Not when it begins to miss some: how many they are is known once it asks again, or goes.
+        if self._missed:
+            logger.warning("%s has missed %d events", self._name, self._missed)
+
     def _put(self, event: Event) -> None:
+        if not isinstance(event, self._kinds):
+            return
         if len(self._buffer) == self._buffer.maxlen:
-            if not self._missed:
-                logger.warning("%s is too slow for its buffer of %d events", self._name, self._buffer.maxlen)
+            if not self._has_warned:
+                self._has_warned = True
+                logger.warning(
+                    "%s is too slow for its buffer of %d events, and misses the oldest: give it a larger buffer_size "
+                    "or only the kinds that it wants, or let it wait less between events",
+                    self._name,
+                    self._buffer.maxlen,
+                )
             self._missed += 1
         self._buffer.append(event)
         if self._arrival is not None:
             self._arrival.set()
             self._arrival = None
+
+
+def _is_kind(kind: object) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Event)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from functools import partial
 
@@ -31,6 +31,7 @@ from optix_stream.errors import (
 )
 from optix_stream.evaluators import checked_score
 from optix_stream.events import (
+    Event,
     HyperparamsChanged,
     LoopStarted,
     LoopStopped,
@@ -205,7 +206,9 @@ class LoopController:
         """Where every transition of this run is."""
         return self._pipeline.statistics()
 
-    def events(self, buffer_size: int = 1024, name: str | None = None) -> Subscription:
+    def events(
+        self, buffer_size: int = 1024, name: str | None = None, *, kinds: Collection[type[Event]] | None = None
+    ) -> Subscription:
         """Subscribe: ``async with controller.events() as events: async for event in events: …``.
 
         The iteration ends after ``LoopStopped``.
@@ -213,8 +216,10 @@ class LoopController:
         Args:
             buffer_size: events held while the subscriber is busy.
             name: names the subscriber in ``SubscriberLagging``.
+            kinds: the types of the events that are wanted, besides ``LoopStopped`` and ``SubscriberLagging``; worth
+                saying where a feed may bring events with each step. None: all.
         """
-        return self._bus.subscribe(buffer_size, name)
+        return self._bus.subscribe(buffer_size, name, kinds=kinds)
 
     def stop(self) -> None:
         """End the run after the window that is being learned from. Call it on the loop's own thread."""

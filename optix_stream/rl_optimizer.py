@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from optix_stream.bus import Subscription
 from optix_stream.callbacks import LoopCallback
@@ -13,6 +13,7 @@ from optix_stream.contracts import BaseAgent, BaseEvaluator, BaseOptimizer, Base
 from optix_stream.controller import LoopController
 from optix_stream.errors import ConfigurationError
 from optix_stream.evaluators import EpisodeReturnEvaluator
+from optix_stream.events import Event
 from optix_stream.journal import JournalOptions
 from optix_stream.judges import JudgeChoice, make_judge
 from optix_stream.learner import LearnerPlacement
@@ -137,9 +138,11 @@ class RLOptimizer:
         """End the run after the present window."""
         self.controller.stop()
 
-    def events(self, buffer_size: int = 1024, name: str | None = None) -> Subscription:
+    def events(
+        self, buffer_size: int = 1024, name: str | None = None, *, kinds: Collection[type[Event]] | None = None
+    ) -> Subscription:
         """Subscribe to events; see ``LoopController.events``."""
-        return self.controller.events(buffer_size, name)
+        return self.controller.events(buffer_size, name, kinds=kinds)
 
     def statistics(self) -> Statistics:
         """Where every transition of this run is."""

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import anyio
 import pytest
@@ -69,13 +70,40 @@ async def test_what_was_missed_is_counted_anew_each_time() -> None:
         assert slow.next_nowait() == gap(3)
 
 
-async def test_the_first_missed_event_is_a_log_record(caplog: pytest.LogCaptureFixture) -> None:
+async def test_the_log_says_that_events_are_missed_what_to_do_and_how_many_they_were(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     bus = EventBus(FakeClock())
-    async with bus.subscribe(1, name="slow"):
-        with caplog.at_level(logging.WARNING, "optix_stream.bus"):
+    with caplog.at_level(logging.WARNING, "optix_stream.bus"):
+        async with bus.subscribe(1, name="slow") as events:
             for number in range(5):
                 bus.emit(gap(number))
-    assert caplog.messages == ["slow is too slow for its buffer of 1 events"]
+            (advice,) = caplog.messages
+            assert advice.startswith("slow is too slow for its buffer of 1 events, and misses the oldest: ")
+            assert "a larger buffer_size" in advice
+            assert isinstance(events.next_nowait(), SubscriberLagging)
+            assert caplog.messages[1:] == ["slow has missed 4 events"]
+            for number in range(3):
+                bus.emit(gap(number))
+        # It has gone without asking again.
+        assert caplog.messages[1:] == ["slow has missed 4 events", "slow has missed 3 events"]
+
+
+async def test_what_a_subscriber_does_not_want_takes_no_room() -> None:
+    """Events of each step once pushed out the few that a subscriber was there for."""
+    bus = EventBus(FakeClock())
+    async with bus.subscribe(3, kinds=[LoopStarted]) as events:
+        bus.emit(LoopStarted(is_live=True))
+        for number in range(100):
+            bus.emit(gap(number))
+        bus.emit(STOPPED)
+        assert await read_all(events) == [LoopStarted(is_live=True), STOPPED]
+
+
+@pytest.mark.parametrize("kinds", [LoopStarted, [int], [gap(1)], "LoopStarted"])
+def test_kinds_that_are_no_events_are_refused(kinds: Any) -> None:
+    with pytest.raises(ConfigurationError, match="kinds: expected types of events, such as "):
+        EventBus(FakeClock()).subscribe(kinds=kinds)
 
 
 async def test_events_are_buffered_from_the_entry_to_the_exit() -> None:
