@@ -11,7 +11,7 @@ six methods of ``BaseAgent`` it says by inheriting ``PolicyPublisher``, ``Transi
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from enum import Enum
 from typing import Any, Protocol, TypeAlias, runtime_checkable
@@ -414,6 +414,11 @@ class BaseOptimizer(ABC):
             current_hyperparams: what the agent uses now.
             metrics_history: scores so far, oldest first; long histories are cut at the old end.
         """
+
+    @property
+    def bounded(self) -> Collection[str]:
+        """The hyperparameters that it has bounds or choices for; those that the agent lacks are named in the log."""
+        return ()
 
     @property
     def is_probing(self) -> bool:

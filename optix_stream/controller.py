@@ -286,6 +286,7 @@ class LoopController:
         self._begin_anew()
         progress, checkpoints = self._progress, self._checkpoints
         async with checkpoints.open(self._parts(), tasks), self._open_validation(), self._open_pipeline() as source:
+            self._warn_of_what_is_not_tuned()
             reason = self._reason_to_end() if checkpoints.has_resumed else None
             while reason is None:
                 window = await self._next_window(source)
@@ -330,6 +331,17 @@ class LoopController:
         """Nothing of an earlier run is compared with: its best is that of other weights."""
         self._decisions.restart()
         self._progress.restart()
+
+    def _warn_of_what_is_not_tuned(self) -> None:
+        # No error, because an agent's hyperparameters may appear later, with the first window for example.
+        present = self._learner.hyperparams.params
+        missing = [name for name in self._optimizer.bounded if name not in present]
+        if missing:
+            logger.warning(
+                "the tuner has bounds for %s, which the agent does not have: its hyperparameters are %s",
+                ", ".join(missing),
+                ", ".join(present) or "none",
+            )
 
     def _open_validation(self) -> AbstractAsyncContextManager[None]:
         return nullcontext() if self._validation is None else self._validation.open(self._bus)

@@ -37,7 +37,8 @@ from optix_stream.events import (
     WindowLearned,
     WindowScored,
 )
-from optix_stream.optimizers import BackoffOptimizer
+from optix_stream.optimizers import BackoffOptimizer, PairedBlockTuner
+from optix_stream.optimizers.parameters import Bounds
 from optix_stream.pipeline import StreamPipeline
 from optix_stream.scheduler import BackoffScheduler
 from optix_stream.testing import NullAgent, RecordingAgent, ScriptedProducer, assert_balanced, make_transition
@@ -362,6 +363,40 @@ async def test_a_comparison_goes_on_while_tuning_backs_off_and_is_given_up_once_
         ("settle", 0),
     ]
     assert [event.new["learning_rate"] for event in run.of(HyperparamsChanged)] == [0.25]
+
+
+@pytest.mark.parametrize(
+    ("bounds", "said"),
+    [
+        (
+            {"lrr": (0.1, 1.0), "learning_rate": (0.1, 1.0), "gama": (0.9, 1.0)},
+            [
+                "the tuner has bounds for lrr, gama, which the agent does not have: "
+                "its hyperparameters are learning_rate"
+            ],
+        ),
+        ({"learning_rate": (0.1, 1.0)}, []),
+        ({}, []),
+        (None, []),
+    ],
+)
+async def test_bounds_for_what_the_agent_does_not_have_are_named_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, bounds: Bounds | None, said: list[str]
+) -> None:
+    """A name with a slip in it once tuned nothing, and said nothing."""
+    with caplog.at_level(logging.WARNING, "optix_stream"):
+        await Run([1.0, 2.0, 3.0], tmp_path, optimizer=PairedBlockTuner(bounds))()
+    assert caplog.messages == said
+
+
+async def test_a_tuner_of_one_s_own_has_no_bounds_to_be_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    class Idle(BaseOptimizer):
+        def suggest(self, current_hyperparams: HyperparamSet, metrics_history: Sequence[EvalMetrics]) -> HyperparamSet:
+            return current_hyperparams
+
+    with caplog.at_level(logging.WARNING, "optix_stream"):
+        await Run([1.0, 2.0], tmp_path, optimizer=Idle())()
+    assert not caplog.messages
 
 
 async def test_hooks_sync_and_async_see_the_run(tmp_path: Path) -> None:

@@ -160,6 +160,13 @@ def test_without_bounds_nothing_is_touched(make: Callable[[], BaseOptimizer]) ->
     assert not make().is_probing
 
 
+@pytest.mark.parametrize("make", TUNERS)
+def test_what_it_has_bounds_for_can_be_asked(make: Callable[..., BaseOptimizer]) -> None:
+    assert list(make({"rate": (0.1, 1.0), "k": [1, 9]}).bounded) == ["rate", "k"]
+    assert not make({}).bounded
+    assert not make().bounded
+
+
 # --- finite differences --------------------------------------------------------------------------
 
 

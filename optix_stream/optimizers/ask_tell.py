@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -11,6 +11,7 @@ import numpy as np
 
 from optix_stream.contracts import BaseOptimizer, Stateful
 from optix_stream.errors import CheckpointError
+from optix_stream.optimizers.parameters import Bounds, parse_bounds
 from optix_stream.types import EvalMetrics, HyperparamSet
 
 Memory = TypeVar("Memory", bound=msgspec.Struct)
@@ -26,13 +27,25 @@ class AskTellOptimizer(BaseOptimizer, Stateful, Generic[Memory]):
     Args:
         memory: what it remembers before the first score; its type must hold plain data only.
         seed: of ``rng``; None: not reproducible.
+        param_bounds: which parameters it tunes, and between or among which values.
+
+    Attributes:
+        specs: what the bounds mean, by parameter.
+
+    Raises:
+        ConfigurationError: bounds that mean nothing.
     """
 
-    def __init__(self, memory: Memory, seed: int | None = None) -> None:
+    def __init__(self, memory: Memory, seed: int | None = None, *, param_bounds: Bounds | None = None) -> None:
         self.memory = memory
+        self.specs = parse_bounds(param_bounds)
         self.rng = np.random.default_rng(seed)
         self._last_window: int | None = None
         self._basis: str | None = None
+
+    @property
+    def bounded(self) -> Collection[str]:
+        return self.specs.keys()
 
     @property
     def has_scores(self) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 
 from optix_stream.errors import ConfigurationError
 from optix_stream.optimizers.ask_tell import AskTellOptimizer
-from optix_stream.optimizers.parameters import Bounds, Range, parse_bounds, tunable
+from optix_stream.optimizers.parameters import Bounds, Range, tunable
 from optix_stream.types import EvalMetrics, HyperparamSet
 
 logger = logging.getLogger(__name__)
@@ -82,8 +82,7 @@ class BackoffOptimizer(AskTellOptimizer[_Memory]):
     ) -> None:
         if not 1 <= min_samples <= score_window:
             raise ConfigurationError(f"expected 1 <= min_samples <= score_window, got {min_samples} and {score_window}")
-        super().__init__(_Memory())
-        self._specs = parse_bounds(param_bounds)
+        super().__init__(_Memory(), param_bounds=param_bounds)
         self._perturbation_scale = perturbation_scale
         self._min_delta = min_delta
         self._gradient_threshold = gradient_threshold
@@ -101,7 +100,7 @@ class BackoffOptimizer(AskTellOptimizer[_Memory]):
 
     def ask(self, hyperparams: HyperparamSet) -> HyperparamSet:
         memory, new = self.memory, hyperparams.copy()
-        specs = {name: spec for name, spec in tunable(hyperparams, self._specs).items() if isinstance(spec, Range)}
+        specs = {name: spec for name, spec in tunable(hyperparams, self.specs).items() if isinstance(spec, Range)}
         if not specs or len(memory.scores) < self._min_samples:
             return new
         if memory.probe is not None:

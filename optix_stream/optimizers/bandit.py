@@ -13,7 +13,7 @@ import numpy as np
 from optix_stream.errors import ConfigurationError
 from optix_stream.optimizers.ask_tell import AskTellOptimizer
 from optix_stream.optimizers.block_effect import EffectKind, trend
-from optix_stream.optimizers.parameters import Bounds, parse_bounds, tunable
+from optix_stream.optimizers.parameters import Bounds, tunable
 from optix_stream.types import EvalMetrics, HyperparamSet
 
 
@@ -79,10 +79,9 @@ class BanditOptimizer(AskTellOptimizer[_Memory]):
     """
 
     def __init__(self, param_bounds: Bounds | None = None, *, config: BanditConfig | None = None) -> None:
-        super().__init__(_Memory())
-        self._specs = parse_bounds(param_bounds)
+        super().__init__(_Memory(), param_bounds=param_bounds)
         self._config = config if config is not None else BanditConfig()
-        for name, spec in self._specs.items():
+        for name, spec in self.specs.items():
             if len(spec.grid(self._config.arms)) > self._config.memory:
                 raise ConfigurationError(
                     f"memory: expected at least as many plays as {name} has choices, got {self._config.memory}"
@@ -112,7 +111,7 @@ class BanditOptimizer(AskTellOptimizer[_Memory]):
             if len(play.scores) >= self._config.block:
                 new.params[play.name] = self._finish(play)
             return new
-        specs = tunable(hyperparams, self._specs)
+        specs = tunable(hyperparams, self.specs)
         if specs and self.has_scores:
             name = list(specs)[memory.turn % len(specs)]
             usual = new.params[name]

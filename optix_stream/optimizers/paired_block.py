@@ -19,7 +19,7 @@ from optix_stream.optimizers.block_effect import (
     trend,
 )
 from optix_stream.optimizers.paired_block_config import PairedBlockConfig
-from optix_stream.optimizers.parameters import Bounds, Choices, ParamSpec, Range, parse_bounds, tunable
+from optix_stream.optimizers.parameters import Bounds, Choices, ParamSpec, Range, tunable
 from optix_stream.types import EvalMetrics, FloatArray, HyperparamSet
 
 
@@ -98,8 +98,7 @@ class PairedBlockTuner(AskTellOptimizer[_Memory]):
     def __init__(
         self, param_bounds: Bounds | None = None, *, config: PairedBlockConfig | None = None, seed: int | None = None
     ) -> None:
-        super().__init__(_Memory(), seed)
-        self._specs = parse_bounds(param_bounds)
+        super().__init__(_Memory(), seed, param_bounds=param_bounds)
         self._config = config if config is not None else PairedBlockConfig()
         # Follows from the memory, and is made anew where it is missing.
         self._fall: ChangeDetector | None = None
@@ -128,7 +127,7 @@ class PairedBlockTuner(AskTellOptimizer[_Memory]):
 
     def ask(self, hyperparams: HyperparamSet) -> HyperparamSet:
         new, memory = hyperparams.copy(), self.memory
-        specs = tunable(hyperparams, self._specs)
+        specs = tunable(hyperparams, self.specs)
         comparison = memory.comparison
         if comparison is not None and comparison.is_over:
             new.params[comparison.name] = self._decide(comparison)
@@ -154,7 +153,7 @@ class PairedBlockTuner(AskTellOptimizer[_Memory]):
 
     def on_plateau(self, metrics_history: Sequence[EvalMetrics]) -> None:
         """One comparison more, however far tuning has backed off."""
-        self.memory.is_due = self.memory.comparison is None and bool(self._specs)
+        self.memory.is_due = self.memory.comparison is None and bool(self.specs)
 
     def _start(self, name: str, spec: ParamSpec, value: Any) -> _Comparison:
         search = self.memory.searches.setdefault(name, _Search(_towards_the_middle(spec, value)))
@@ -191,7 +190,7 @@ class PairedBlockTuner(AskTellOptimizer[_Memory]):
         if self._fall.log_down < math.log(self._config.windows_per_false_alarm):
             return
         comparison.is_given_up = True
-        if isinstance(self._specs[comparison.name], Range):
+        if isinstance(self.specs[comparison.name], Range):
             search = self.memory.searches[comparison.name]
             until = search.comparisons + self._config.barrier_comparisons
             search.barriers = [*search.barriers, (float(comparison.trial), until)]

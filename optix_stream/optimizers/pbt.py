@@ -10,7 +10,7 @@ import numpy as np
 
 from optix_stream.errors import ConfigurationError
 from optix_stream.optimizers.ask_tell import AskTellOptimizer
-from optix_stream.optimizers.parameters import Bounds, Range, parse_bounds, tunable
+from optix_stream.optimizers.parameters import Bounds, Range, tunable
 from optix_stream.types import EvalMetrics, HyperparamSet
 
 
@@ -60,8 +60,7 @@ class PBTOptimizer(AskTellOptimizer[_Memory]):
         for name, share in (("exploit_percentile", exploit_percentile), ("top_percentile", top_percentile)):
             if not 0.0 <= share <= 1.0:
                 raise ConfigurationError(f"{name}: expected 0 to 1, got {share}")
-        super().__init__(_Memory(), seed)
-        self._specs = parse_bounds(param_bounds)
+        super().__init__(_Memory(), seed, param_bounds=param_bounds)
         self._history_size = history_size
         self._exploit_percentile = exploit_percentile
         self._top_percentile = top_percentile
@@ -69,7 +68,7 @@ class PBTOptimizer(AskTellOptimizer[_Memory]):
         self._exploit_scale = exploit_scale
 
     def tell(self, hyperparams: HyperparamSet, metrics: EvalMetrics) -> None:
-        params = {name: hyperparams.params[name] for name in tunable(hyperparams, self._specs)}
+        params = {name: hyperparams.params[name] for name in tunable(hyperparams, self.specs)}
         past = _Past(params, metrics.primary_score)
         self.memory.history = [*self.memory.history, past][-self._history_size :]
 
@@ -90,7 +89,7 @@ class PBTOptimizer(AskTellOptimizer[_Memory]):
 
     def _perturb(self, source: Mapping[str, Any], scale: float, current: HyperparamSet) -> HyperparamSet:
         new = current.copy()
-        for name, spec in tunable(current, self._specs).items():
+        for name, spec in tunable(current, self.specs).items():
             value = source.get(name, current.params[name])
             if isinstance(spec, Range):
                 reach = scale * (spec.high - spec.low)

@@ -11,7 +11,7 @@ import msgspec
 from optix_stream.errors import ConfigurationError
 from optix_stream.optimizers.ask_tell import AskTellOptimizer
 from optix_stream.optimizers.block_effect import Blocks, EffectKind, paired_effect
-from optix_stream.optimizers.parameters import Bounds, Range, parse_bounds, tunable
+from optix_stream.optimizers.parameters import Bounds, Range, tunable
 from optix_stream.types import EvalMetrics, HyperparamSet
 
 _GAIN_DECAY, _PERTURBATION_DECAY = 0.602, 0.101
@@ -84,8 +84,7 @@ class SPSAOptimizer(AskTellOptimizer[_Memory]):
     def __init__(
         self, param_bounds: Bounds | None = None, *, config: SPSAConfig | None = None, seed: int | None = None
     ) -> None:
-        super().__init__(_Memory(), seed)
-        self._specs = parse_bounds(param_bounds)
+        super().__init__(_Memory(), seed, param_bounds=param_bounds)
         self._config = config if config is not None else SPSAConfig()
 
     @property
@@ -105,7 +104,7 @@ class SPSAOptimizer(AskTellOptimizer[_Memory]):
     def ask(self, hyperparams: HyperparamSet) -> HyperparamSet:
         new, memory = hyperparams.copy(), self.memory
         if memory.pair is None:
-            specs = {name: spec for name, spec in tunable(new, self._specs).items() if isinstance(spec, Range)}
+            specs = {name: spec for name, spec in tunable(new, self.specs).items() if isinstance(spec, Range)}
             if specs and self.has_scores:
                 memory.pair = self._start(new.params, specs)
         if memory.pair is not None:
@@ -113,7 +112,7 @@ class SPSAOptimizer(AskTellOptimizer[_Memory]):
             if pair.blocks.is_over:
                 memory.pair = None
                 memory.moves += 1
-                new.params.update(self._move(pair, tunable(new, self._specs)))
+                new.params.update(self._move(pair, tunable(new, self.specs)))
             else:
                 new.params.update(pair.values)
         return new
