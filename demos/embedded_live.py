@@ -57,7 +57,7 @@ class App:
             )
 
     async def _run(self, controller: RLOptimizer, windows: int) -> RunReport:
-        async with controller.events() as events, asyncio.TaskGroup() as tasks:
+        async with controller.events(kinds=[WindowLearned]) as events, asyncio.TaskGroup() as tasks:
             run = tasks.create_task(controller.run())
             learned = 0
             async for event in events:

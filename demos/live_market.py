@@ -111,7 +111,7 @@ class Trader:
             await self.optimizer.run()
 
     async def _tell(self) -> None:
-        async with self.optimizer.events() as events:
+        async with self.optimizer.events(kinds=[StateChanged]) as events:
             async for event in events:
                 if isinstance(event, StateChanged):
                     print(f"    window {event.window}: {event.old.value} -> {event.new.value}")
