@@ -35,6 +35,7 @@ class CheckpointEvery:
     Whichever comes first. A live run writes it beside the windows that follow, and waits with learning only if another
     one is due before that is done. A run of an environment writes it beside the next window, and tells of it at that
     window's end, however long the disk took: one seed, one sequence of events, unless seconds say when to save.
+    ``CheckpointEvery()`` says neither: only new bests and the end.
 
     Attributes:
         windows: after this many; None: however many.

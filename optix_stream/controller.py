@@ -10,6 +10,7 @@ from functools import partial
 import anyio
 from anyio.abc import TaskGroup
 
+from optix_stream.arguments import expect
 from optix_stream.bus import EventBus, Subscription
 from optix_stream.callbacks import CallbackRunner, LoopCallback
 from optix_stream.checkpointing import EVERY_MINUTE, Checkpointer, CheckpointEvery
@@ -57,6 +58,7 @@ from optix_stream.validation import Validation
 logger = logging.getLogger(__name__)
 
 _JOURNAL = "journal.sqlite"
+_EVERY = "how often, such as CheckpointEvery(windows=5) or CheckpointEvery(sec=60)"
 _SWITCHBACK = SwitchbackConfig()
 
 
@@ -93,7 +95,7 @@ class LoopController:
 
     Raises:
         ConfigurationError: a process for an agent without a recipe, a pipeline made for another agent, a journal
-            for a pipeline that is not live, or a limit below 1.
+            for a pipeline that is not live, a limit below 1, or an argument of another type than stated.
     """
 
     def __init__(
@@ -120,8 +122,16 @@ class LoopController:
         validation: BasePipeline | None = None,
         watchdog_learning: float = 1.0,
     ) -> None:
-        if not isinstance(pipeline, BasePipeline):
-            raise ConfigurationError(f"pipeline: expected one such as BatchPipeline(env), got {pipeline!r}")
+        expect("evaluator", evaluator, BaseEvaluator, "a BaseEvaluator")
+        expect("optimizer", optimizer, BaseOptimizer, "a BaseOptimizer, such as PairedBlockTuner()")
+        expect("pipeline", pipeline, BasePipeline, "one such as BatchPipeline(env)")
+        expect("checkpoint_registry", checkpoint_registry, CheckpointRegistry, "a CheckpointRegistry")
+        expect("backoff_scheduler", backoff_scheduler, BackoffScheduler, "a BackoffScheduler")
+        expect("checkpoint_every", checkpoint_every, CheckpointEvery, _EVERY)
+        if callbacks is not None:
+            expect("callbacks", callbacks, Sequence, "a list of LoopCallback")
+            for number, callback in enumerate(callbacks):
+                expect(f"callbacks[{number}]", callback, LoopCallback, "a LoopCallback")
         if pipeline.agent is not None and pipeline.agent is not agent:
             raise ConfigurationError("the pipeline was made for another agent than the controller's")
         if max_episodes is not None and max_episodes < 1:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Sequence
 
+from optix_stream.arguments import expect
 from optix_stream.bus import Subscription
 from optix_stream.callbacks import LoopCallback
 from optix_stream.checkpointing import EVERY_MINUTE, CheckpointEvery
@@ -94,7 +95,9 @@ class RLOptimizer:
     ) -> None:
         if optimizer is not None and param_bounds is not None:
             raise ConfigurationError("param_bounds: expected none beside an optimizer, which has its own")
+        expect("checkpoint_dir", checkpoint_dir, (str, os.PathLike), "a path")
         evaluator = evaluator if evaluator is not None else EpisodeReturnEvaluator()
+        expect("evaluator", evaluator, BaseEvaluator, "a BaseEvaluator")
         if judge is None:
             given = (improvement_margin, plateau_threshold, dormant_threshold, degradation_threshold)
             judge = "evidence" if given == _THRESHOLD_DEFAULTS else "threshold"

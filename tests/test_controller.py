@@ -90,7 +90,7 @@ class Run:
             optimizer=options.pop("optimizer", None) or BackoffOptimizer(),
             pipeline=self.pipeline,
             checkpoint_registry=CheckpointRegistry(directory, max_snapshots=3),
-            backoff_scheduler=scheduler,
+            backoff_scheduler=options.pop("backoff_scheduler", None) or scheduler,
             **options,
         )
         self.events: list[Event] = []
@@ -534,6 +534,10 @@ async def test_a_slow_subscriber_misses_events_and_is_told(tmp_path: Path) -> No
         ({"max_episodes": 0}, "max_episodes: expected at least 1 window, got 0"),
         ({"max_learning_failures": 0}, "max_learning_failures: expected at least 1, got 0"),
         ({"pipeline": object()}, r"pipeline: expected one such as BatchPipeline\(env\), got <object"),
+        ({"checkpoint_every": 5}, r"checkpoint_every: expected how often, such as CheckpointEvery\(windows=5\)"),
+        ({"callbacks": [3]}, r"callbacks\[0\]: expected a LoopCallback, got 3"),
+        ({"evaluator": object()}, "evaluator: expected a BaseEvaluator, got <object"),
+        ({"backoff_scheduler": 3}, "backoff_scheduler: expected a BackoffScheduler, got 3"),
         ({"agent": NullAgent}, "agent: expected a BaseAgent or an AgentRecipe, got <class"),
     ],
 )

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
 
 from optix_stream.boundaries import every_n_steps
+from optix_stream.callbacks import LoopCallback
 from optix_stream.contracts import Producer
 from optix_stream.errors import ConfigurationError, DirectoryInUseError
 from optix_stream.events import CheckpointSaved, HyperparamsChanged, LoopStopped, WindowScored
@@ -93,6 +96,30 @@ async def test_the_second_of_two_that_write_to_the_default_directory_is_told_wha
         with pytest.raises(DirectoryInUseError, match=said):
             await second.run()
         first.stop()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"evaluator": 3}, "evaluator: expected a BaseEvaluator, got 3"),
+        ({"optimizer": 3}, "optimizer: expected a BaseOptimizer, such as PairedBlockTuner(), got 3"),
+        (
+            {"optimizer": PairedBlockTuner},
+            "optimizer: expected a BaseOptimizer, such as PairedBlockTuner(), got <class",
+        ),
+        ({"checkpoint_dir": 3}, "checkpoint_dir: expected a path, got 3"),
+        ({"checkpoint_dir": None}, "checkpoint_dir: expected a path, got None"),
+        ({"checkpoint_every": 5}, "checkpoint_every: expected how often, such as CheckpointEvery(windows=5)"),
+        ({"checkpoint_every": None}, "CheckpointEvery(sec=60), got None"),
+        ({"callbacks": [LoopCallback(), 3]}, "callbacks[1]: expected a LoopCallback, got 3"),
+        ({"callbacks": LoopCallback()}, "callbacks: expected a list of LoopCallback, got <"),
+    ],
+)
+def test_an_argument_of_another_type_is_refused_by_name_at_once(
+    change: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigurationError, match=re.escape(said)):
+        RLOptimizer(RecordingAgent(), Pipeline(), **{"checkpoint_dir": tmp_path, **change})
 
 
 def test_bounds_are_for_the_tuner_that_it_makes(tmp_path: Path) -> None:
