@@ -55,7 +55,7 @@ class EventBus:
             raise ConfigurationError(f"buffer_size: expected at least 1 event, got {buffer_size}")
         if kinds is not None and not (isinstance(kinds, Collection) and all(map(_is_kind, kinds))):
             raise ConfigurationError(f"kinds: expected types of events, such as [WindowScored], got {kinds!r}")
-        wanted = (Event,) if kinds is None else (*kinds, LoopStopped)
+        wanted: tuple[type[Event], ...] = (Event,) if kinds is None else (*kinds, LoopStopped)
         return Subscription(self, buffer_size, name or f"subscriber {next(self._numbers)}", self._clock, wanted)
 
     def _add(self, subscription: Subscription) -> None:

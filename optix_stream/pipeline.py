@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ from optix_stream.journal import Acceptance, Journal
 from optix_stream.learning_sink import LearningSink
 from optix_stream.ledger import Ledger
 from optix_stream.pipeline_run import PipelineRun
-from optix_stream.producers import DataSource, FeedProducer
+from optix_stream.producers import DataSource, FeedProducer, Steps, as_data_source
 from optix_stream.queue import OverflowPolicy, TransitionQueue
 from optix_stream.reconnecting import ReconnectPolicy
 from optix_stream.types import Statistics
@@ -175,6 +175,8 @@ class _LockstepSink:
 class LivePipeline(StreamPipeline):
     """Windows from a live feed: any object with ``stream()`` and, if it has one, ``send(action)``.
 
+    Where no action is to be sent, a generator function will do, plain or async; it is called as ``stream()`` would be.
+
     Acting never waits for learning: while the learner is behind, transitions wait in the queue, and
     when that is full the overflow policy decides, by default in favour of what is new. A source that
     can be paused without harm may say ``overflow="block"``.
@@ -203,7 +205,7 @@ class LivePipeline(StreamPipeline):
 
     def __init__(
         self,
-        data_source: DataSource | Producer | Sequence[Producer],
+        data_source: DataSource | Callable[[], Steps] | Producer | Sequence[Producer],
         agent: BaseAgent | None = None,
         episode_boundary_fn: BoundaryFn | None = None,
         buffer_size: int = 1000,
@@ -231,12 +233,10 @@ class LivePipeline(StreamPipeline):
                     f"data_source: expected only producers, which have their own {surplus or 'kind'}"
                 )
             return
-        if not isinstance(data_source, DataSource):
-            raise ConfigurationError(f"data_source: expected an object with stream(), got {data_source!r}")
         policy = reconnect if reconnect is not None else ReconnectPolicy()
         self._producers.append(
             FeedProducer(
-                data_source,
+                as_data_source(data_source),
                 clock=self.clock,
                 name=name,
                 reconnect=policy if reconnect_on_disconnect else None,

@@ -6,9 +6,9 @@ import inspect
 import random
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterable, Awaitable, Iterable, Iterator
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import anyio
 import anyio.from_thread
@@ -22,12 +22,15 @@ from optix_stream.feed_session import Answer, FeedAction, FeedOptions, FeedSessi
 from optix_stream.reconnecting import ReconnectPolicy
 from optix_stream.recording import Recorder, message_of, recording
 
+Steps: TypeAlias = Iterable[Any] | AsyncIterable[Any]
+"""Steps of a feed, as a plain or an async generator yields them."""
+
 
 @runtime_checkable
 class DataSource(Protocol):
     """Any object with ``stream()``, a plain or an async generator of feed steps."""
 
-    def stream(self) -> Iterable[Any] | AsyncIterable[Any]: ...
+    def stream(self) -> Steps: ...
 
 
 @runtime_checkable
@@ -45,6 +48,14 @@ class StreamAnswerer(ABC):
         """Send one action; may be async."""
 
 
+class _FunctionSource:
+    """A generator function as a data source: called at each attempt; it wants no actions."""
+
+    def __init__(self, function: Callable[[], Steps]) -> None:
+        self.stream = function
+        self.__name__ = getattr(function, "__name__", type(function).__name__)
+
+
 class FeedProducer:
     """Produces transitions from a data source.
 
@@ -52,7 +63,7 @@ class FeedProducer:
     on, in a worker thread; what it yields crosses over in chunks.
 
     Args:
-        source: the data source.
+        source: the data source, or a generator function, plain or async, that is called at each attempt.
         clock: stamps transitions and times reconnects.
         name: names the source in events.
         reconnect: how to go on when the stream ends or fails; None: the end is the end, and a
@@ -60,11 +71,14 @@ class FeedProducer:
         seed: of the jitter.
         options: how steps become transitions.
         record: append what arrives to this file, for ``ReplayFeed``; a step becomes a message that ``JsonCodec`` reads.
+
+    Raises:
+        ConfigurationError: neither a data source nor a generator function.
     """
 
     def __init__(
         self,
-        source: DataSource,
+        source: DataSource | Callable[[], Steps],
         *,
         clock: Clock,
         name: str | None = None,
@@ -73,12 +87,12 @@ class FeedProducer:
         options: FeedOptions | None = None,
         record: str | Path | None = None,
     ) -> None:
-        self._source = source
+        self._source = as_data_source(source)
         self._clock = clock
-        self._name = name if name is not None else type(source).__name__
+        self._name = name if name is not None else getattr(self._source, "__name__", type(source).__name__)
         self._reconnect = reconnect
         self._rng = random.Random(seed)
-        self._answer = _answer_of(source)
+        self._answer = _answer_of(self._source)
         self._options = options
         self._record = Path(record) if record is not None else None
 
@@ -126,6 +140,24 @@ class FeedProducer:
             raise ConfigurationError(
                 f"{self._name}.stream(): expected a plain or async generator, got {type(stream).__name__}"
             )
+
+
+def as_data_source(source: object) -> DataSource:
+    """What was given as an object with ``stream()``, which a generator function becomes.
+
+    Raises:
+        ConfigurationError: it is neither.
+    """
+    if isinstance(source, DataSource):
+        return source
+    if inspect.isasyncgenfunction(source) or inspect.isgeneratorfunction(source):
+        return _FunctionSource(source)
+    hint = ""
+    if inspect.isasyncgen(source) or inspect.isgenerator(source):
+        hint = "; a generator that has ended cannot begin again: pass its function, without calling it"
+    raise ConfigurationError(
+        f"data_source: expected an object with stream() or a generator function, got {source!r}{hint}"
+    )
 
 
 def _answer_of(source: DataSource) -> Answer | None:

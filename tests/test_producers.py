@@ -4,6 +4,7 @@ import random
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -15,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from optix_stream.alignment import FeedStep
+from optix_stream.boundaries import every_n_steps
 from optix_stream.contracts import Decision, StreamItem
 from optix_stream.errors import ConfigurationError, SourceFailedError
 from optix_stream.events import (
@@ -418,6 +420,60 @@ async def test_a_stream_that_cannot_be_iterated_is_refused_and_not_tried_again()
 
     with pytest.raises(ConfigurationError, match=r"Feed.stream\(\): expected a plain or async generator, got int"):
         await FeedProducer(Feed(), clock=FakeClock(), reconnect=NO_JITTER).run(ModuloPolicy(), RecordingSink())
+
+
+async def async_ticks() -> AsyncIterator[FeedStep]:
+    for each in walk(1.0, 2.0, 3.0):
+        await anyio.lowlevel.checkpoint()
+        yield each
+
+
+def plain_ticks() -> Iterator[FeedStep]:
+    yield from walk(1.0, 2.0, 3.0)
+
+
+def scaled_ticks(factor: float) -> Iterator[FeedStep]:
+    yield from walk(*(factor * each for each in (1.0, 2.0, 3.0)))
+
+
+@pytest.mark.parametrize("ticks", [async_ticks, plain_ticks, partial(scaled_ticks, 1.0)])
+async def test_a_generator_function_is_a_data_source_too(ticks: Callable[[], Any]) -> None:
+    """It is what one tries first."""
+    pipeline = LivePipeline(ticks, None, every_n_steps(2), reconnect_on_disconnect=False, clock=FakeClock())
+    async with pipeline.open(ModuloPolicy(), RecordingEvents()) as source:
+        window = await source.next_window()
+        assert window is not None
+        assert window.rewards.tolist() == [reward_of(1.0), reward_of(2.0)]
+        source.record_learned(window)
+
+
+@pytest.mark.parametrize("ticks", [async_ticks, plain_ticks])
+async def test_a_generator_function_is_called_at_each_connection(ticks: Callable[[], Any]) -> None:
+    clock = FakeClock()
+    pipeline = LivePipeline(ticks, clock=clock, reconnect=NO_JITTER, episode_boundary_fn=every_n_steps(6))
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(clock.autojump)
+        async with pipeline.open(ModuloPolicy(), events := RecordingEvents()) as source:
+            rewards: list[float] = []
+            while len(rewards) < 6:
+                window = await source.next_window()
+                assert window is not None
+                rewards += window.rewards.tolist()
+                source.record_learned(window)
+        tasks.cancel_scope.cancel()
+    assert rewards[:6] == [reward_of(1.0), reward_of(2.0)] * 3
+    assert {event.source for event in events.of(SourceLost)} == {ticks.__name__}
+
+
+@pytest.mark.parametrize("ticks", [async_ticks, plain_ticks])
+async def test_a_generator_that_is_passed_itself_is_refused_because_it_cannot_begin_again(
+    ticks: Callable[[], Any],
+) -> None:
+    generator = ticks()
+    with pytest.raises(ConfigurationError, match=r"data_source: .* got <.*: pass its function, without calling it$"):
+        LivePipeline(generator)
+    with pytest.raises(ConfigurationError, match=r"or a generator function, got <function .*<lambda>"):
+        FeedProducer(lambda: generator, clock=FakeClock())
 
 
 async def test_an_async_stream_is_closed_when_the_producer_is_cancelled() -> None:
