@@ -375,6 +375,24 @@ async def test_every_robot_is_a_stream_of_its_own() -> None:
     assert sorted(by_stream.values()) == [[(n, n + 1), (n + 1, n + 2)] for n in (10.0, 20.0, 30.0)]
 
 
+async def test_a_last_observation_and_a_refused_message_get_no_answer_and_the_next_observation_does() -> None:
+    """As the docstring says, for whoever would wait for one."""
+    sink = RecordingSink()
+    async with policy_server(sink) as server, connect(f"ws://127.0.0.1:{server.port}") as socket:
+        for sent in (
+            message(1.0),
+            message(2.0, 1.0, truncated=True),
+            message(3.0),
+            "no message",
+            message(4.0),
+            message(5.0, 1.0, terminated=True),
+            message(6.0),
+        ):
+            await socket.send(sent)
+        answers = [json.loads(await socket.recv())["action"] for _ in range(4)]
+    assert answers == [1, 3, 4, 6]
+
+
 async def test_a_robot_that_dies_ends_only_its_stream() -> None:
     sink = RecordingSink()
     async with policy_server(sink) as server, connect(f"ws://127.0.0.1:{server.port}") as survivor:

@@ -3,6 +3,8 @@
 A message is an object with ``observation`` and, as far as they apply, ``reward``, ``terminated``, ``truncated``,
 ``info``, ``stream``, ``sequence`` and ``time``; or ``decision_id`` and ``reward`` for a reward that comes later.
 An action goes back as ``{"action": …, "stream": …, "decision_id": …}``. Arrays are lists.
+No action goes back for the last observation of an episode (``terminated`` or ``truncated``) or for a message that is
+refused.
 """
 
 from __future__ import annotations

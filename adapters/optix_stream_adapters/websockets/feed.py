@@ -29,6 +29,9 @@ from optix_stream_adapters.websockets.connection import (
 class WebSocketFeed:
     """A producer: connects to a feed, acts on what it sends, sends the actions back, and reconnects.
 
+    An action answers an observation of a running episode; the last one of an episode and a message that is refused get
+    none, as with ``PolicyServer``.
+
     Args:
         url: ``wss://…``, or ``ws://…`` on this machine or a trusted host.
         decode: a message's bytes to a step, a ``DelayedReward``, a list of them, or None.

@@ -33,7 +33,10 @@ _CLOSE_SEC = 2.0
 class PolicyServer:
     """A producer that listens: each connection sends observations and gets actions, as a stream of its own.
 
-    A connection's end, or its death, ends only its stream.
+    A connection's end, or its death, ends only its stream. A client must not wait for an answer to each message: an
+    action answers an observation of a running episode. The last observation of one (``terminated`` or ``truncated``)
+    gets none, nor does a message that is refused, one that carries a reward alone, or an observation that a deadline's
+    ``Fallback.HOLD`` holds; the next observation does.
 
     Args:
         decode: a message's bytes to a step, a ``DelayedReward``, a list of them, or None.
