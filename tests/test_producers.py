@@ -451,10 +451,10 @@ async def test_a_generator_function_is_a_data_source_too(ticks: Callable[[], Any
 async def test_a_generator_function_is_called_at_each_connection(ticks: Callable[[], Any]) -> None:
     clock = FakeClock()
     pipeline = LivePipeline(ticks, clock=clock, reconnect=NO_JITTER, episode_boundary_fn=every_n_steps(6))
+    events, rewards = RecordingEvents(), list[float]()
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(clock.autojump)
-        async with pipeline.open(ModuloPolicy(), events := RecordingEvents()) as source:
-            rewards: list[float] = []
+        async with pipeline.open(ModuloPolicy(), events) as source:
             while len(rewards) < 6:
                 window = await source.next_window()
                 assert window is not None

@@ -288,8 +288,8 @@ class Blind(gym.Wrapper[Any, Any, Any, Any]):
     """Sees nothing, ever."""
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        observation, *rest = self.env.step(action)
-        return np.full_like(observation, np.nan), *rest
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        return np.full_like(observation, np.nan), reward, terminated, truncated, info
 
 
 @pytest.mark.parametrize("is_vector", [False, True])
