@@ -72,6 +72,32 @@ def test_the_report_for_people_and_the_picture(tmp_path: Path, capsys: pytest.Ca
     assert picture.read_bytes().startswith(b"\x89PNG\r\n")
 
 
+@pytest.mark.parametrize(
+    ("error", "status", "line"),
+    [(OSError("disk full"), 2, "cannot write {}: disk full"), (ValueError("no ink"), 1, "ValueError: no ink")],
+)
+def test_a_picture_that_fails_does_not_lose_the_report(
+    error: Exception,
+    status: int,
+    line: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("optix_stream.cli.plot.draw_run", fail)
+    picture = tmp_path / "run.png"
+    quick = ("--agent", "stream-ac", "--quiet", "--checkpoint-dir", str(tmp_path / "run"))
+    assert main(["train", "CartPole-v1", *SMALL, *quick, "--plot", str(picture)]) == status
+    captured = capsys.readouterr()
+    assert "384 steps in 3 windows" in captured.out
+    assert "  picture  " not in captured.out
+    assert captured.err == f"optix-stream: {line.format(picture)}\n"
+    assert not picture.exists()
+
+
 def test_the_same_seed_gives_the_same_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     reports = []
     for directory in ("first", "second"):

@@ -26,10 +26,13 @@ _STATE_COLOURS = {
 }
 _INK, _FAINT, _SCORE, _POINT, _BAD = "#22262e", "#6c727e", "#1f4e8c", "#8fabcf", "#c8372d"
 _RATE_WINDOWS = 5
+_EMPTY = "no window was learned from in this session"
 
 
 def draw_run(history: RunHistory, facts: TrainReport, path: Path) -> None:
     """Draw score, states and marks over transitions, and below them the speed; 1800 pixels wide.
+
+    A session without a window, such as one that resumes a run that is over, is an empty picture that says so.
 
     Args:
         history: the run.
@@ -45,6 +48,8 @@ def draw_run(history: RunHistory, facts: TrainReport, path: Path) -> None:
     _shade_states(top, history)
     _draw_scores(top, history, facts)
     _draw_speed(bottom, history)
+    if not history.points:
+        top.text(0.5, 0.5, _EMPTY, transform=top.transAxes, fontsize=11, color=_FAINT, ha="center", va="center")
     bottom.set_xlabel("environment steps", color=_INK, fontsize=10)
     bottom.xaxis.set_major_formatter(FuncFormatter(_steps))
     bottom.set_xlim(0, max(1, history.transitions))
@@ -96,8 +101,8 @@ def _draw_speed(axes: Any, history: RunHistory) -> None:
 
 
 def _shade_states(axes: Any, history: RunHistory) -> None:
-    starts = [0, *(point.transitions for point in history.points[:-1])]
-    spans = zip(starts, history.points, strict=True)
+    starts = [0, *(point.transitions for point in history.points)]
+    spans = zip(starts, history.points, strict=False)  # No span begins where the last one ends.
     for state, group in groupby(spans, key=lambda span: span[1].state):
         members = list(group)
         axes.axvspan(members[0][0], members[-1][1].transitions, color=_STATE_COLOURS[state], alpha=0.13, linewidth=0)

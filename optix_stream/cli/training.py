@@ -189,12 +189,26 @@ def train(settings: TrainSettings) -> None:
         report=outcome.report,
         evaluation=Evaluation.of(outcome.returns) if outcome.returns else None,
     )
-    if settings.plot is not None:
-        from optix_stream.cli.plot import draw_run
+    picture = None
+    try:
+        picture = _draw(settings, history, facts)
+    finally:
+        # Whatever becomes of the picture.
+        sys.stdout.write(facts.as_json() if settings.as_json else facts.as_text(picture))
+        sys.stdout.flush()
 
+
+def _draw(settings: TrainSettings, history: RunHistory, facts: reports.TrainReport) -> Path | None:
+    """Draw the picture, if one is wanted; returns where it is."""
+    if settings.plot is None:
+        return None
+    from optix_stream.cli.plot import draw_run
+
+    try:
         draw_run(history, facts, settings.plot)
-    sys.stdout.write(facts.as_json() if settings.as_json else facts.as_text(settings.plot))
-    sys.stdout.flush()
+    except OSError as error:
+        raise CheckpointError(f"cannot write {settings.plot}: {error}") from error
+    return settings.plot
 
 
 @contextlib.contextmanager
@@ -285,7 +299,11 @@ def _check_plot(path: Path | None) -> None:
     load_module("matplotlib", "--plot", "cli")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        was_there = path.exists()
         with path.open("ab"):
             pass
+        if not was_there:
+            # An empty file is no picture, should the run fail.
+            path.unlink()
     except OSError as error:
         raise CheckpointError(f"cannot write {path}: {error}") from error
