@@ -198,6 +198,7 @@ class LoopController:
         )
         self._is_running = False
         self._stop_requested = False
+        self._learned_before = 0
         self._waiting: anyio.CancelScope | None = None
 
     # -- for those who watch --------------------------------------------------------------------
@@ -297,6 +298,7 @@ class LoopController:
         progress, checkpoints = self._progress, self._checkpoints
         async with checkpoints.open(self._parts(), tasks), self._open_validation(), self._open_pipeline() as source:
             self._warn_of_what_is_not_tuned()
+            self._learned_before = self._pipeline.statistics().learned
             reason = self._reason_to_end() if checkpoints.has_resumed else None
             while reason is None:
                 window = await self._next_window(source)
@@ -464,6 +466,7 @@ class LoopController:
             wall_sec=self._clock.now() - started,
             best_snapshot=self._registry.best,
             statistics=statistics,
+            transitions_before=self._learned_before,
         )
 
 

@@ -314,6 +314,7 @@ class RunReport(msgspec.Struct, frozen=True):
         wall_sec: seconds the run took.
         best_snapshot: the best policy, which the agent now holds; None if no window could be scored.
         statistics: where every transition went.
+        transitions_before: how many of ``transitions`` a run that was resumed had learned from by then.
     """
 
     reason: str
@@ -323,3 +324,4 @@ class RunReport(msgspec.Struct, frozen=True):
     wall_sec: float
     best_snapshot: PolicySnapshot | None
     statistics: Statistics
+    transitions_before: int = 0

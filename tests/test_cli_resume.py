@@ -97,9 +97,24 @@ def test_a_run_that_is_over_is_not_begun_again(
     shutil.copytree(unbroken, tmp_path / "run")
     capsys.readouterr()
     assert main([*RUN, "--quiet", "--json", "--checkpoint-dir", str(tmp_path / "run"), "--resume"]) == 0
-    report = report_of(capsys)
+    report = json.loads(capsys.readouterr().out)
     assert (report["reason"], report["windows"]) == ("max_episodes", WINDOWS)
     assert report["statistics"]["is_balanced"]
+    # The time is that of this process, and so is what is divided by it.
+    assert report["transitions"] == report["transitions_before"] == 200 * WINDOWS
+    assert report["steps_per_sec"] == 0.0
+
+
+def test_a_run_that_is_over_has_an_empty_picture_and_its_report(
+    unbroken: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(unbroken, tmp_path / "run")
+    capsys.readouterr()
+    picture = tmp_path / "run.png"
+    again = [*RUN, "--quiet", "--checkpoint-dir", str(tmp_path / "run"), "--resume", "--plot", str(picture)]
+    assert main(again) == 0
+    assert f"picture      {picture}" in capsys.readouterr().out
+    assert picture.read_bytes().startswith(b"\x89PNG\r\n")
 
 
 def test_a_larger_budget_lets_it_go_on(unbroken: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -108,7 +123,9 @@ def test_a_larger_budget_lets_it_go_on(unbroken: Path, tmp_path: Path, capsys: p
     more = str(200 * (WINDOWS + 2))
     arguments = ["train", "CartPole-v1", "--quiet", "--json", "--checkpoint-dir", str(tmp_path / "run"), "--resume"]
     assert main([*arguments, "--max-steps", more]) == 0
-    assert report_of(capsys)["windows"] == WINDOWS + 2
+    report = json.loads(capsys.readouterr().out)
+    assert report["windows"] == WINDOWS + 2
+    assert report["steps_per_sec"] == pytest.approx(400 / report["wall_sec"], rel=0.1)
 
 
 @pytest.mark.parametrize(

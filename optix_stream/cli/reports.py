@@ -47,8 +47,12 @@ class TrainReport:
 
     @property
     def steps_per_sec(self) -> float:
-        """Transitions learned a second, over the whole run."""
-        return self.report.transitions / self.report.wall_sec if self.report.wall_sec > 0.0 else 0.0
+        """Transitions learned a second, since the run began or was resumed: so long is the time that is measured."""
+        return self._learned_now / self.report.wall_sec if self.report.wall_sec > 0.0 else 0.0
+
+    @property
+    def _learned_now(self) -> int:
+        return self.report.transitions - self.report.transitions_before
 
     def as_json(self) -> str:
         """One line of JSON."""
@@ -61,6 +65,7 @@ class TrainReport:
             "reason": report.reason,
             "windows": report.windows,
             "transitions": report.transitions,
+            "transitions_before": report.transitions_before,
             "wall_sec": round(report.wall_sec, 3),
             "steps_per_sec": round(self.steps_per_sec, 1),
             "best_score": self.best_score,
@@ -77,10 +82,11 @@ class TrainReport:
             plot: where the picture was drawn.
         """
         report, best = self.report, self.report.best_snapshot
+        now = f", {self._learned_now:,} of them since it was resumed" if report.transitions_before else ""
         lines = [
             f"{self.env} · {self.agent} · seed {self.seed}: {_REASONS.get(report.reason, report.reason)}",
             f"  state        {report.state.name}",
-            f"  learned      {report.transitions:,} steps in {counted(report.windows, 'window')}",
+            f"  learned      {report.transitions:,} steps in {counted(report.windows, 'window')}{now}",
             f"  time         {duration(report.wall_sec)}, {self.steps_per_sec:,.0f} steps/s",
         ]
         if best is None:
