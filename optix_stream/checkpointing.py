@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -48,8 +49,8 @@ class CheckpointEvery:
     def __post_init__(self) -> None:
         if self.windows is not None and self.windows < 1:
             raise ConfigurationError(f"checkpoint_every: expected at least 1 window, got {self.windows}")
-        if self.sec is not None and not self.sec > 0.0:
-            raise ConfigurationError(f"checkpoint_every: expected more than 0 seconds, got {self.sec}")
+        if self.sec is not None and not 0.0 < self.sec < math.inf:
+            raise ConfigurationError(f"checkpoint_every: expected a finite number of seconds above 0, got {self.sec}")
 
 
 EVERY_MINUTE = CheckpointEvery(sec=60.0)

@@ -38,15 +38,17 @@ class ConfigurationError(OptixStreamError, ValueError):
 
 
 class MissingExtraError(ConfigurationError):
-    """An optional dependency is missing.
+    """An optional dependency is missing, or several.
 
     Attributes:
-        extra: name of the extra that brings it, as in ``pip install 'optix-stream[extra]'``.
+        extra: name of the extra that brings it, as in ``pip install 'optix-stream[extra]'``; several are separated by
+            commas.
     """
 
-    def __init__(self, what: str, extra: str) -> None:
-        super().__init__(f"{what} needs an extra: pip install 'optix-stream[{extra}]'")
-        self.extra = extra
+    def __init__(self, what: str, *extras: str) -> None:
+        self.extra = ",".join(extras)
+        needed = "an extra" if len(extras) == 1 else "extras"
+        super().__init__(f"{what} needs {needed}: pip install 'optix-stream[{self.extra}]'")
 
 
 class TransitionMismatchError(OptixStreamError, ValueError):

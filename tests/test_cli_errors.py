@@ -37,6 +37,10 @@ def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (("train", "CartPole-v1", "--max-steps", "1.5"), "expected a whole number, got '1.5'"),
         (("train", "CartPole-v1", "--plot", "run.pdf"), "expected a file name that ends in .png, got run.pdf"),
         (("train", "CartPole-v1", "--colour"), "unrecognized arguments: --colour"),
+        (
+            ("train", "CartPole-v1", "--agent", "stream-ac", "--learner", "process"),
+            "--learner: expected thread for stream-ac, which learns from each step where it acts, got process",
+        ),
     ],
 )
 def test_a_mistake_in_the_arguments(arguments: tuple[str, ...], text: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -73,6 +77,30 @@ def test_a_missing_extra(
     monkeypatch.setitem(sys.modules, module, None)
     line = refusal(capsys, "train", "CartPole-v1", "--checkpoint-dir", str(tmp_path))
     assert f"pip install 'optix-stream[{extra}]'" in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "extras"),
+    [
+        (("train",), "gymnasium,tensorflow"),
+        (("train", "--plot", "run.png"), "gymnasium,tensorflow,cli"),
+        (("train", "--agent", "stream-ac", "--plot", "run.png"), "gymnasium,cli"),
+        (("tune",), "tune,gymnasium,tensorflow"),
+    ],
+)
+def test_all_missing_extras_are_named_at_once(
+    arguments: tuple[str, ...],
+    extras: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for module in ("gymnasium", "tensorflow", "matplotlib", "optuna"):
+        monkeypatch.setitem(sys.modules, module, None)
+    command, *options = arguments
+    assert f"needs extras: pip install 'optix-stream[{extras}]'" in refusal(capsys, command, "CartPole-v1", *options)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_picture_without_matplotlib(

@@ -146,7 +146,13 @@ def test_another_run_cannot_go_on_there(
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"), [("0", "at least 1"), ("xs", "seconds such as 30s"), ("-1s", "seconds such as 30s")]
+    ("text", "expected"),
+    [
+        ("0", "at least 1"),
+        ("xs", "seconds such as 30s"),
+        ("-1s", "seconds such as 30s"),
+        ("infs", "seconds such as 30s"),
+    ],
 )
 def test_how_often_to_save_is_checked(text: str, expected: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "CartPole-v1", f"--checkpoint-every={text}"]) == 2

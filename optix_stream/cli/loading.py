@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import importlib
+import importlib.util
 import os
 import sys
 from collections.abc import Iterator, Mapping
@@ -20,6 +21,8 @@ from optix_stream.errors import ConfigurationError, MissingExtraError
 from optix_stream.recipes import AgentRecipe
 
 _GYMNASIUM_ADAPTER = "optix_stream_adapters.gymnasium"
+_BROUGHT_BY = {"gymnasium": "gymnasium", "tensorflow": "tensorflow", "cli": "matplotlib", "tune": "optuna"}
+"""For each extra, a package that tells whether it is installed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +34,14 @@ class AgentSource:
         name: of the class in it; it has ``for_spaces``.
         extra: what to install for it; None: nothing.
         summary: for ``--help``.
+        learns_each: it learns from each step where it acts, which no process of its own can do.
     """
 
     module: str
     name: str
     extra: str | None
     summary: str
+    learns_each: bool = False
 
 
 AGENTS: Mapping[str, AgentSource] = {
@@ -56,10 +61,10 @@ AGENTS: Mapping[str, AgentSource] = {
         "optix_stream_adapters.tensorflow", "TD3Agent", "tensorflow", "deterministic actor-critic, likewise"
     ),
     "stream-ac": AgentSource(
-        "optix_stream.agents", "StreamACAgent", None, "actor and critic that learn from every step; no TensorFlow"
+        "optix_stream.agents", "StreamACAgent", None, "actor and critic that learn from every step; no TensorFlow", True
     ),
     "stream-q": AgentSource(
-        "optix_stream.agents", "StreamQAgent", None, "action values that learn from every step; no TensorFlow"
+        "optix_stream.agents", "StreamQAgent", None, "action values that learn from every step; no TensorFlow", True
     ),
 }
 
@@ -86,6 +91,21 @@ def silence_tensorflow() -> Iterator[None]:
         os.close(kept)
 
 
+def require_extras(what: str, *extras: str | None) -> None:
+    """Find out what is not installed, all of it at once; nothing is imported.
+
+    Args:
+        what: needs them, for the message.
+        *extras: names; None: nothing is needed there.
+
+    Raises:
+        MissingExtraError: one or more are not installed.
+    """
+    missing = [name for name in extras if name is not None and importlib.util.find_spec(_BROUGHT_BY[name]) is None]
+    if missing:
+        raise MissingExtraError(what, *missing)
+
+
 def load_module(name: str, what: str, extra: str) -> ModuleType:
     """Import a module that an extra brings.
 
@@ -105,7 +125,7 @@ def make_agent(agent: str, observation_space: Any, action_space: Any, *, seed: i
         ConfigurationError: no such agent, or one that cannot work with the spaces.
         MissingExtraError: its extra is not installed.
     """
-    source = _source_of(agent)
+    source = source_of(agent)
     if source.extra is None:
         module = importlib.import_module(source.module)
     else:
@@ -127,12 +147,17 @@ def agent_recipe(
     Raises:
         ConfigurationError: no such agent.
     """
-    source = _source_of(agent)
+    source = source_of(agent)
     spaces = {"observation_space": observation_space, "action_space": action_space}
     return AgentRecipe(f"{source.module}:{source.name}.for_spaces", {**spaces, "seed": seed, **config})
 
 
-def _source_of(agent: str) -> AgentSource:
+def source_of(agent: str) -> AgentSource:
+    """Where the agent of that name is.
+
+    Raises:
+        ConfigurationError: no such agent.
+    """
     source = AGENTS.get(agent)
     if source is None:
         raise ConfigurationError(f"unknown agent {agent!r}: expected one of {', '.join(AGENTS)}")

@@ -215,7 +215,7 @@ def _occasions(text: str) -> CheckpointEvery:
     try:
         return CheckpointEvery(sec=float(text[:-1]))
     except ValueError:
-        raise argparse.ArgumentTypeError(f"expected windows such as 10, or seconds such as 30s, got {text}") from None
+        raise argparse.ArgumentTypeError(f"expected windows such as 10, or seconds such as 30s, got {text!r}") from None
 
 
 def _above_zero(text: str) -> float:
@@ -224,7 +224,7 @@ def _above_zero(text: str) -> float:
     except ValueError:
         value = math.nan
     if not 0.0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
+        raise argparse.ArgumentTypeError(f"expected a finite number above 0, got {text!r}")
     return value
 
 

@@ -27,6 +27,8 @@ from optix_stream.cli.loading import (
     load_module,
     make_agent,
     make_envs,
+    require_extras,
+    source_of,
 )
 from optix_stream.cli.progress import Display, PlainLog, Silence
 from optix_stream.cli.record import RunRecord, has_record, read_record
@@ -114,6 +116,10 @@ def settings_of(arguments: argparse.Namespace) -> TrainSettings:
         preset = dataclasses.replace(preset, evidence={**preset.evidence, **evidence}, **named)
         if arguments.params is not None:
             preset = dataclasses.replace(preset, agent={**preset.agent, **_read_params(arguments.params, agent)})
+    if arguments.learner == "process" and source_of(agent).learns_each:
+        raise ConfigurationError(
+            f"--learner: expected thread for {agent}, which learns from each step where it acts, got process"
+        )
     return TrainSettings(
         env_id=arguments.env_id,
         agent=agent,
@@ -174,6 +180,10 @@ def train(settings: TrainSettings) -> None:
         CheckpointError: the checkpoint directory cannot be used.
         Exception: what made the run fail.
     """
+    drawing = "cli" if settings.plot is not None else None
+    require_extras(
+        f"training {settings.env_id} with {settings.agent}", "gymnasium", source_of(settings.agent).extra, drawing
+    )
     _check_plot(settings.plot)
     history = RunHistory(smoothing=settings.preset.smoothing)
     with _make_session(settings, history) as session:

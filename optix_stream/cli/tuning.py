@@ -19,7 +19,7 @@ import msgspec
 from optix_stream.bus import Subscription
 from optix_stream.cli.evaluation import SEED_OFFSET, Examiner
 from optix_stream.cli.formatting import counted, pairs, score
-from optix_stream.cli.loading import gymnasium_adapter, load_module, make_agent, make_envs
+from optix_stream.cli.loading import gymnasium_adapter, load_module, make_agent, make_envs, require_extras, source_of
 from optix_stream.errors import CheckpointError, ConfigurationError
 from optix_stream.events import WindowScored
 from optix_stream.judges import ThresholdJudge
@@ -122,6 +122,7 @@ def tune(settings: TuneSettings) -> None:
         CheckpointError: the result cannot be written.
         Exception: what made a run fail.
     """
+    require_extras("tuning", "tune", "gymnasium", source_of(settings.agent).extra)
     optuna = load_module("optuna", "tuning", "tune")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     _check_writable(settings.out)
