@@ -322,8 +322,35 @@ def test_the_manifest_is_data_that_others_can_read(tmp_path: Path) -> None:
 
 def test_a_directory_that_cannot_be_made_is_a_clear_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(CheckpointError, match="cannot make checkpoint directory"):
+    with pytest.raises(CheckpointError, match=r"cannot read .*checkpoints"):
         CheckpointRegistry(tmp_path / "file" / "checkpoints")
+    registry = CheckpointRegistry(tmp_path / "checkpoints")
+    (tmp_path / "checkpoints").write_text("in the way since")
+    with pytest.raises(CheckpointError, match="cannot make checkpoint directory"):
+        registry.begin_run()
+
+
+def test_a_directory_is_made_when_a_run_begins_or_something_is_saved(tmp_path: Path) -> None:
+    registry = CheckpointRegistry(tmp_path / "run")
+    assert (registry.best, registry.snapshots(), registry.run_checkpoints()) == (None, [], [])
+    assert registry.load_best(RecordingAgent()) is None
+    assert not (tmp_path / "run").exists()
+    registry.begin_run()
+    assert (tmp_path / "run").is_dir()
+    registry.end_run()
+
+
+def test_who_only_reads_need_not_be_able_to_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved = save(CheckpointRegistry(tmp_path), 1.0)
+    # A superuser may write anywhere, whatever the mode.
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    registry, agent = CheckpointRegistry(tmp_path), RecordingAgent()
+    registry.verify(saved.snapshot_id)
+    assert registry.load_best(agent) == saved
+    with pytest.raises(CheckpointError, match="is not writable"):
+        registry.begin_run()
+    with pytest.raises(CheckpointError, match="is not writable"):
+        save(registry, 2.0)
 
 
 def test_room_for_no_snapshot_is_refused(tmp_path: Path) -> None:

@@ -188,6 +188,21 @@ def test_an_inspection_for_programs(run: Path, capsys: pytest.CaptureFixture[str
     assert all(snapshot["bytes"] > 0 for snapshot in facts["snapshots"])
 
 
+@pytest.mark.parametrize("command", [("evaluate", "--episodes", "1"), ("inspect",)])
+def test_what_only_reads_does_with_a_directory_that_it_cannot_write_to(
+    command: tuple[str, ...], run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (run, *run.rglob("*"))}
+    # A superuser may write anywhere, whatever the mode.
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    name, *options = command
+    assert main([name, str(run), *options]) == 0
+    assert "CartPole-v1 · ppo" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in (run, *run.rglob("*"))} == before
+    assert main(["train", "CartPole-v1", *SMALL, "--quiet", "--checkpoint-dir", str(run), "--resume"]) == 2
+    assert "is not writable" in capsys.readouterr().err
+
+
 def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, text in ((["--version"], "optix-stream 0."), (["train", "--help"], "--checkpoint-dir")):
         with pytest.raises(SystemExit) as exit_:

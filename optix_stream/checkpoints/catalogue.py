@@ -34,7 +34,7 @@ class Catalogue(msgspec.Struct, frozen=True):
 
     @classmethod
     def read(cls, directory: Path) -> Catalogue:
-        """What is there.
+        """What is there; nothing where there is no such directory.
 
         Raises:
             CheckpointError: the directory cannot be read.
@@ -46,6 +46,8 @@ class Catalogue(msgspec.Struct, frozen=True):
         try:
             with os.scandir(directory) as entries:
                 found = [(entry, match) for entry in entries if (match := _NAME.match(entry.name))]
+        except FileNotFoundError:
+            found = []
         except OSError as error:
             raise CheckpointError(f"cannot read {directory}: {error}") from error
         for entry, match in found:

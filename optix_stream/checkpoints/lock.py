@@ -33,7 +33,7 @@ class DirectoryLock:
     """Lets one process at a time write to a directory.
 
     Args:
-        directory: exists.
+        directory: exists by the time that the lock is taken.
     """
 
     def __init__(self, directory: Path) -> None:

@@ -72,11 +72,11 @@ class CheckpointRegistry:
     every earlier run is kept too.
 
     Args:
-        checkpoint_dir: made if it does not exist.
+        checkpoint_dir: made when a run begins or something is saved; who only reads need not be able to write there.
         max_snapshots: policies beyond this many are removed, the oldest first; those that are best or latest never.
 
     Raises:
-        CheckpointError: the directory cannot be made, read or written.
+        CheckpointError: the directory cannot be read.
         ConfigurationError: ``max_snapshots`` below 1.
     """
 
@@ -85,12 +85,6 @@ class CheckpointRegistry:
             raise ConfigurationError(f"max_snapshots: expected at least 1, got {max_snapshots}")
         self.checkpoint_dir = Path(checkpoint_dir)
         self.max_snapshots = max_snapshots
-        try:
-            self.checkpoint_dir.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise CheckpointError(f"cannot make checkpoint directory {self.checkpoint_dir}: {error}") from error
-        if not os.access(self.checkpoint_dir, os.W_OK | os.X_OK):
-            raise CheckpointError(f"checkpoint directory {self.checkpoint_dir} is not writable")
         self._lock = DirectoryLock(self.checkpoint_dir)
         self._hashes = FileHashes()
         self._look()
@@ -300,6 +294,7 @@ class CheckpointRegistry:
 
     def _take(self) -> None:
         if not self._lock.is_held:
+            self._make_directory()
             self._lock.acquire(above=self._catalogue.latest_epoch)
         try:
             self._look()
@@ -313,6 +308,14 @@ class CheckpointRegistry:
             self.end_run()
             raise
         self._run = self._catalogue.latest_run
+
+    def _make_directory(self) -> None:
+        try:
+            self.checkpoint_dir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CheckpointError(f"cannot make checkpoint directory {self.checkpoint_dir}: {error}") from error
+        if not os.access(self.checkpoint_dir, os.W_OK | os.X_OK):
+            raise CheckpointError(f"checkpoint directory {self.checkpoint_dir} is not writable")
 
     def _look(self) -> None:
         """See what is there. Names of what is gone are used again, so that a run in pieces uses those of one in one."""
