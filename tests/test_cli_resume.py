@@ -32,6 +32,13 @@ def report_of(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
     return {name: facts[name] for name in ("reason", "windows", "statistics")}
 
 
+def json_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
+    capsys.readouterr()
+    assert main([*arguments, "--json"]) == 0
+    facts: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return facts
+
+
 def wait_for_checkpoint(process: subprocess.Popen[str], directory: Path, number: int) -> None:
     """Until the command has saved its run so often, all runs in the directory counted."""
     wanted = f"checkpoint-{number:06d}"
@@ -157,6 +164,27 @@ def test_another_run_cannot_go_on_there(
 def test_how_often_to_save_is_checked(text: str, expected: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "CartPole-v1", f"--checkpoint-every={text}"]) == 2
     assert expected in capsys.readouterr().err
+
+
+def test_a_run_that_begins_anew_says_what_it_replaces(
+    unbroken: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    directory = tmp_path / "run"
+    shutil.copytree(unbroken, directory)
+    best = json_of(capsys, "inspect", str(directory))["best"]
+    other = ["train", "Acrobot-v1", "--agent", "stream-ac", "--max-steps", "200", "--window-size", "200", "--quiet"]
+    assert main([*other, "--checkpoint-dir", str(directory)]) == 0
+    assert capsys.readouterr().err == (
+        f"optix-stream: warning: {directory} holds an earlier run of CartPole-v1, of {WINDOWS} windows; this run "
+        "begins anew and replaces what that one could be resumed from, its best policies stay "
+        "(--resume goes on with it)\n"
+    )
+    assert best in [each["snapshot"] for each in json_of(capsys, "inspect", str(directory))["snapshots"]]
+    assert main([*other, "--checkpoint-dir", str(directory), "--resume"]) == 0
+    assert capsys.readouterr().err == ""
+    (directory / "run.json").write_text("{")
+    assert main([*other, "--checkpoint-dir", str(directory)]) == 0
+    assert "an earlier run of an unknown environment, of 1 window; this" in capsys.readouterr().err
 
 
 def test_two_commands_and_one_directory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,6 +17,7 @@ import anyio.to_thread
 import msgspec
 
 from optix_stream.checkpointing import CheckpointEvery
+from optix_stream.checkpoints import CheckpointRegistry
 from optix_stream.cli import reports
 from optix_stream.cli.evaluation import SEED_OFFSET, Evaluation, Examiner
 from optix_stream.cli.formatting import counted
@@ -187,6 +188,10 @@ def train(settings: TrainSettings) -> None:
     _check_plot(settings.plot)
     history = RunHistory(smoothing=settings.preset.smoothing)
     with _make_session(settings, history) as session:
+        warning = None if settings.resume else _warning_of_replacement(settings.checkpoint_dir)
+        if warning is not None:
+            # Also where it is to be quiet: something will be gone.
+            sys.stderr.write(f"optix-stream: warning: {warning}\n")
         if not settings.is_quiet:
             sys.stderr.write(f"optix-stream: {_describe(settings)}\n")
             sys.stderr.flush()
@@ -297,6 +302,22 @@ def _describe(settings: TrainSettings) -> str:
     return (
         f"training {settings.env_id} with {settings.agent}, {counted(preset.num_envs, 'environment')}, "
         f"windows of {preset.window_size:,} steps, seed {settings.seed}, snapshots in {settings.checkpoint_dir}"
+    )
+
+
+def _warning_of_replacement(directory: Path) -> str | None:
+    """What a run that begins anew there takes away; None: nothing."""
+    resume_points = CheckpointRegistry(directory).run_checkpoints()
+    if not resume_points:
+        return None
+    try:
+        env_id = read_record(directory).env_id
+    except CheckpointError:
+        env_id = "an unknown environment"
+    return (
+        f"{directory} holds an earlier run of {env_id}, of {counted(resume_points[-1].window + 1, 'window')}; this run "
+        "begins anew and replaces what that one could be resumed from, its best policies stay "
+        "(--resume goes on with it)"
     )
 
 
