@@ -7,12 +7,16 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import gymnasium
+import numpy as np
 import pytest
 
 from optix_stream.cli import main
+from optix_stream.cli.evaluation import SEED_OFFSET
 
 SMALL = ("--max-steps", "384", "--window-size", "128", "--num-envs", "2")
 
@@ -161,7 +165,7 @@ def test_an_evaluation_of_a_run_repeats_the_one_that_ended_it(
     ended = last_line(capsys.readouterr().out)
     assert main(["evaluate", str(tmp_path), "--json"]) == 0
     repeated = last_line(capsys.readouterr().out)
-    assert {name: repeated[name] for name in ("mean", "std", "episodes")} == ended["evaluation"]
+    assert {name: repeated[name] for name in ("mean", "std", "episodes", "cut_off")} == ended["evaluation"]
     assert len(repeated["returns"]) == 20
     assert repeated["training_score"] == ended["best_score"]
 
@@ -209,6 +213,96 @@ def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
             main(arguments)
         assert exit_.value.code == 0
         assert text in capsys.readouterr().out
+
+
+class Endless(gymnasium.Env[Any, Any]):
+    """Its training episodes have two steps, those of an evaluation no end.
+
+    Args:
+        on_step: called with the seed of the episode and the number of the step in it.
+    """
+
+    observation_space = gymnasium.spaces.Box(-1.0, 1.0, (2,))
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def __init__(self, on_step: Callable[[int, int], None]) -> None:
+        self._on_step = on_step
+        self._seed = self._steps = 0
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        self._seed, self._steps = seed if seed is not None else 0, 0
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self._steps += 1
+        self._on_step(self._seed, self._steps)
+        return np.zeros(2, np.float32), 1.0, self._seed < SEED_OFFSET and self._steps == 2, False, {}
+
+
+@pytest.fixture
+def train_endless(tmp_path: Path) -> Iterator[Callable[..., int]]:
+    """Train 200 steps in an ``Endless`` that calls the given function; returns the exit status."""
+
+    def run_it(on_step: Callable[[int, int], None], *arguments: str) -> int:
+        gymnasium.register("Endless-v0", lambda **_: Endless(on_step), order_enforce=False, disable_env_checker=True)
+        quick = ("--agent", "stream-ac", "--num-envs", "1", "--window-size", "100", "--max-steps", "200")
+        return main(["train", "Endless-v0", *quick, "--checkpoint-dir", str(tmp_path / "run"), *arguments])
+
+    yield run_it
+    del gymnasium.registry["Endless-v0"]
+
+
+def test_episodes_that_never_end_are_cut_off_and_counted(
+    train_endless: Callable[..., int],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("optix_stream.cli.evaluation.EPISODE_LIMIT", 50)
+    assert train_endless(lambda seed, step: None, "--quiet") == 0
+    assert "50.00 ± 0.00 over 20 episodes, 20 cut off after 50 steps" in capsys.readouterr().out
+    assert main(["evaluate", str(tmp_path / "run"), "--episodes", "3", "--json"]) == 0
+    facts = last_line(capsys.readouterr().out)
+    assert (facts["episodes"], facts["cut_off"], facts["returns"]) == (3, 3, [50.0] * 3)
+
+
+@pytest.mark.parametrize("is_stopped_before", [False, True])
+@pytest.mark.parametrize("whole_episodes", [0, 2])
+def test_a_signal_during_the_evaluation_ends_it_with_the_report(
+    whole_episodes: int,
+    is_stopped_before: bool,
+    train_endless: Callable[..., int],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("optix_stream.cli.evaluation.EPISODE_LIMIT", 50 if whole_episodes else 10**9)
+    signalled: list[str] = []
+
+    def signal_once(occasion: str) -> None:
+        if occasion not in signalled:
+            signalled.append(occasion)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def on_step(seed: int, step: int) -> None:
+        if is_stopped_before and seed < SEED_OFFSET:
+            signal_once("training")
+        if seed == SEED_OFFSET + whole_episodes - 1:
+            # The next one goes on until the signal has come.
+            monkeypatch.setattr("optix_stream.cli.evaluation.EPISODE_LIMIT", 10**9)
+        if seed == SEED_OFFSET + whole_episodes and step == 10:
+            signal_once("evaluation")
+
+    # A run that is to be stopped goes on until the signal has come, too.
+    assert train_endless(on_step, "--json", "--max-steps", "1e9" if is_stopped_before else "200") == 0
+    captured = capsys.readouterr()
+    facts = last_line(captured.out)
+    assert facts["reason"] == ("stopped" if is_stopped_before else "max_episodes")
+    assert is_stopped_before or facts["transitions"] == 200
+    if whole_episodes:
+        assert facts["evaluation"] == {"mean": 50.0, "std": 0.0, "episodes": 2, "cut_off": 2}
+    else:
+        assert facts["evaluation"] is None
+    assert "ending the evaluation; once more to exit at once" in captured.err
 
 
 def start(directory: Path, *arguments: str, **variables: str) -> subprocess.Popen[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,28 +22,33 @@ from optix_stream.types import PolicySnapshot
 
 SEED_OFFSET = 10_000
 """Keeps the episodes of an evaluation apart from those of training."""
+EPISODE_LIMIT = 30_000
+"""Steps after which an episode of an evaluation is cut off: some environments never end one."""
 
 
 class Evaluation(msgspec.Struct, frozen=True):
-    """Returns of whole episodes, acted without exploration.
+    """Returns of episodes, acted without exploration.
 
     Attributes:
         mean: of the undiscounted returns.
         std: their standard deviation over the episodes.
         episodes: how many.
+        cut_off: how many of them were cut off after ``EPISODE_LIMIT`` steps; they count as they are.
     """
 
     mean: float
     std: float
     episodes: int
+    cut_off: int
 
     @classmethod
-    def of(cls, returns: Sequence[float]) -> Evaluation:
+    def of(cls, returns: Sequence[float], cut_off: int = 0) -> Evaluation:
         """Summarise returns; at least one."""
-        return cls(float(np.mean(returns)), float(np.std(returns)), len(returns))
+        return cls(float(np.mean(returns)), float(np.std(returns)), len(returns), cut_off)
 
     def __str__(self) -> str:
-        return f"{score_and_spread(self.mean, self.std)} over {counted(self.episodes, 'episode')}"
+        cut_off = f", {self.cut_off:,} cut off after {EPISODE_LIMIT:,} steps" if self.cut_off else ""
+        return f"{score_and_spread(self.mean, self.std)} over {counted(self.episodes, 'episode')}{cut_off}"
 
 
 class Examiner:
@@ -53,6 +58,10 @@ class Examiner:
         env_id: the environment.
         policy: what acts.
         seed: of the first episode; each next one adds 1.
+
+    Attributes:
+        returns: of the episodes so far.
+        cut_off: how many of them were cut off after ``EPISODE_LIMIT`` steps.
     """
 
     def __init__(self, env_id: str, policy: Policy, seed: int) -> None:
@@ -61,6 +70,7 @@ class Examiner:
         self._adapter = gymnasium_adapter()
         self._env: Any = make_env(env_id)
         self.returns: list[float] = []
+        self.cut_off = 0
 
     def __enter__(self) -> Examiner:
         return self
@@ -68,10 +78,19 @@ class Examiner:
     def __exit__(self, *details: object) -> None:
         self._env.close()
 
-    def play(self) -> None:
-        """The next episode."""
+    def play(self, goes_on: Callable[[], bool] = lambda: True) -> None:
+        """The next episode, which does not count if it does not go on to its end.
+
+        Args:
+            goes_on: asked before each step.
+        """
         seed = self._seed + len(self.returns)
-        self.returns.extend(self._adapter.evaluate_policy(self._policy, self._env, 1, seed=seed))
+        played = self._adapter.play_episode(
+            self._policy, self._env, seed=seed, max_steps=EPISODE_LIMIT, goes_on=goes_on
+        )
+        if played is not None:
+            self.returns.append(played.total)
+            self.cut_off += not played.is_whole
 
 
 def evaluate(directory: Path, episodes: int, seed: int | None, as_json: bool) -> None:
@@ -99,7 +118,7 @@ def evaluate(directory: Path, episodes: int, seed: int | None, as_json: bool) ->
     with Examiner(record.env_id, deterministic_policy(agent), first_seed) as examiner:
         while len(examiner.returns) < episodes:
             examiner.play()
-    _report(directory, record.env_id, record.agent, best, first_seed, examiner.returns, as_json)
+    _report(directory, record.env_id, record.agent, best, first_seed, examiner, as_json)
 
 
 def _load(registry: CheckpointRegistry, agent: BaseAgent, snapshot: PolicySnapshot) -> None:
@@ -118,10 +137,11 @@ def _report(
     agent: str,
     best: PolicySnapshot,
     seed: int,
-    returns: Sequence[float],
+    examiner: Examiner,
     as_json: bool,
 ) -> None:
-    evaluation = Evaluation.of(returns)
+    returns = examiner.returns
+    evaluation = Evaluation.of(returns, examiner.cut_off)
     training_score = best.eval_metrics.primary_score
     if as_json:
         facts = {
@@ -132,7 +152,7 @@ def _report(
             "training_score": training_score,
             "seed": seed,
             **msgspec.to_builtins(evaluation),
-            "returns": list(returns),
+            "returns": returns,
         }
         sys.stdout.write(msgspec.json.encode(facts).decode() + "\n")
         return

@@ -9,6 +9,7 @@ from typing import NoReturn
 
 import optix_stream
 from optix_stream.checkpointing import EVERY_MINUTE, CheckpointEvery
+from optix_stream.cli.evaluation import EPISODE_LIMIT
 from optix_stream.cli.loading import AGENTS
 from optix_stream.cli.tuners import DEFAULT_TUNER, TUNERS
 from optix_stream.cli.tuning import PRUNERS
@@ -23,10 +24,11 @@ Train reinforcement-learning agents on streams of transitions, until their score
   optix-stream tune CartPole-v1                     search for good settings, by many short runs
 """
 
-_TRAIN = """\
+_TRAIN = f"""\
 Train an agent in a Gymnasium environment until it is DORMANT (its score no longer improves), until
---max-steps, or until Ctrl-C. Either way the best policy is saved and evaluated. Progress goes to
-standard error, the report to standard output.
+--max-steps, or until Ctrl-C. Either way the best policy is saved and evaluated; an episode of the
+evaluation is cut off after {EPISODE_LIMIT:,} steps, and another Ctrl-C ends it at once. Progress goes to standard
+error, the report to standard output.
 """
 
 
@@ -53,7 +55,8 @@ def build_parser() -> argparse.ArgumentParser:
         commands.add_parser(
             "evaluate",
             help="evaluate the best policy of a run",
-            description="Evaluate the best policy in a checkpoint directory, without exploration.",
+            description="Evaluate the best policy in a checkpoint directory, without exploration. An episode is cut "
+            f"off after {EPISODE_LIMIT:,} steps; its return counts as it is, and the report says how many were.",
         )
     )
     _add_inspect(

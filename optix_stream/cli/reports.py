@@ -29,7 +29,7 @@ class TrainReport:
         seed: of both.
         checkpoint_dir: where the snapshots are.
         report: of the loop.
-        evaluation: None where it was interrupted before its first episode.
+        evaluation: None where it was interrupted before its first episode ended.
     """
 
     env: str

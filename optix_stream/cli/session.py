@@ -13,7 +13,7 @@ import anyio
 import anyio.to_thread
 
 from optix_stream.bus import Subscription
-from optix_stream.cli.evaluation import Examiner
+from optix_stream.cli.evaluation import Evaluation, Examiner
 from optix_stream.cli.history import RunHistory
 from optix_stream.cli.progress import Display
 from optix_stream.cli.record import RunRecord, write_record
@@ -54,15 +54,15 @@ class SessionOutcome:
 
     Attributes:
         report: of the run.
-        returns: of the evaluation's episodes; fewer than asked for where it was interrupted.
+        evaluation: of fewer episodes than asked for where it was interrupted; None where it was before the first ended.
     """
 
     report: RunReport
-    returns: list[float]
+    evaluation: Evaluation | None
 
 
 async def run_session(session: Session) -> SessionOutcome:
-    """Run until the loop ends, or a first SIGINT or SIGTERM ends it cleanly; then evaluate.
+    """Run until the loop ends, or a first SIGINT or SIGTERM ends it cleanly; then evaluate, until another one.
 
     Raises:
         Exception: what made the run fail.
@@ -111,24 +111,30 @@ async def _refresh(display: Display) -> None:
         await anyio.sleep(_REFRESH_SEC)
 
 
-async def _evaluate(session: Session, stopper: _Stopper) -> list[float]:
-    stopper.is_evaluating = True
+async def _evaluate(session: Session, stopper: _Stopper) -> Evaluation | None:
+    stopper.begin_evaluation()
     with await anyio.to_thread.run_sync(session.examine) as examiner:
         session.display.show_status(f"evaluating the best policy over {session.episodes} episodes")
-        # One at a time, so that a signal need not wait for all of them.
-        while len(examiner.returns) < session.episodes and not stopper.has_interrupted_evaluation:
-            await anyio.to_thread.run_sync(examiner.play)
-    return examiner.returns
+        while len(examiner.returns) < session.episodes and stopper.lets_evaluate():
+            await anyio.to_thread.run_sync(examiner.play, stopper.lets_evaluate)
+    return Evaluation.of(examiner.returns, examiner.cut_off) if examiner.returns else None
 
 
 class _Stopper:
-    """What SIGINT and SIGTERM do: the first ends what goes on, the second the process."""
+    """What SIGINT and SIGTERM do: the first ends what goes on, the run or its evaluation; one more the process."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
         self._signals = 0
-        self.is_evaluating = False
-        self.has_interrupted_evaluation = False
+        self._is_evaluating = False
+
+    def begin_evaluation(self) -> None:
+        """The run is over: what comes now is no second signal to it."""
+        self._signals, self._is_evaluating = 0, True
+
+    def lets_evaluate(self) -> bool:
+        """Whether nobody wants the evaluation to end; from any thread."""
+        return self._signals == 0
 
     async def watch(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
         """Take signals until cancelled."""
@@ -147,8 +153,8 @@ class _Stopper:
             self._session.display.__exit__(None, None, None)
             # A learning step in its thread cannot be interrupted; the snapshots on disk are whole at any moment.
             os._exit(_INTERRUPTED)
-        if self.is_evaluating:
-            self.has_interrupted_evaluation = True
+        if self._is_evaluating:
+            self._session.display.show_status("ending the evaluation; once more to exit at once")
         else:
             self._session.display.show_status("stopping after the present window; once more to exit at once")
             self._session.optimizer.stop()

@@ -19,7 +19,7 @@ import msgspec
 from optix_stream.checkpointing import CheckpointEvery
 from optix_stream.checkpoints import CheckpointRegistry
 from optix_stream.cli import reports
-from optix_stream.cli.evaluation import SEED_OFFSET, Evaluation, Examiner
+from optix_stream.cli.evaluation import SEED_OFFSET, Examiner
 from optix_stream.cli.formatting import counted
 from optix_stream.cli.history import RunHistory
 from optix_stream.cli.loading import (
@@ -202,7 +202,7 @@ def train(settings: TrainSettings) -> None:
         seed=settings.seed,
         checkpoint_dir=settings.checkpoint_dir,
         report=outcome.report,
-        evaluation=Evaluation.of(outcome.returns) if outcome.returns else None,
+        evaluation=outcome.evaluation,
     )
     picture = None
     try:

@@ -17,7 +17,7 @@ import anyio
 import msgspec
 
 from optix_stream.bus import Subscription
-from optix_stream.cli.evaluation import SEED_OFFSET, Examiner
+from optix_stream.cli.evaluation import SEED_OFFSET, Evaluation, Examiner
 from optix_stream.cli.formatting import counted, pairs, score
 from optix_stream.cli.loading import gymnasium_adapter, load_module, make_agent, make_envs, require_extras, source_of
 from optix_stream.errors import CheckpointError, ConfigurationError
@@ -229,6 +229,8 @@ def _evaluate(settings: TuneSettings, loop: RLOptimizer) -> float:
     with Examiner(settings.env_id, loop.deterministic_policy(), SEED_OFFSET + settings.seed) as examiner:
         while len(examiner.returns) < settings.episodes:
             examiner.play()
+    if examiner.cut_off and not settings.is_quiet:
+        sys.stderr.write(f"evaluation: {Evaluation.of(examiner.returns, examiner.cut_off)}\n")
     return statistics.fmean(examiner.returns)
 
 

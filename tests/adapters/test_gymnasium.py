@@ -15,7 +15,7 @@ import pytest
 from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.wrappers.vector import RecordEpisodeStatistics
-from optix_stream_adapters.gymnasium import BatchPipeline, GymProducer, evaluate_policy
+from optix_stream_adapters.gymnasium import BatchPipeline, GymProducer, evaluate_policy, play_episode
 
 from optix_stream import (
     BaseAgent,
@@ -720,6 +720,34 @@ def test_evaluation_without_a_seed_plays_on() -> None:
 
     lengths = [episode_length(0, episode) for episode in range(3)]
     assert returns == [100 * n * length + length * (length + 1) / 2 for n, length in enumerate(lengths)]
+
+
+@pytest.mark.parametrize("limit", [1, 3, 100])
+def test_evaluation_cuts_off_what_is_longer_than_its_limit(limit: int) -> None:
+    returns = evaluate_policy(FunctionPolicy(count_action), CountingEnv(), 4, seed=5, max_steps=limit)
+
+    lengths = [min(episode_length(seed, 0), limit) for seed in (5, 6, 7, 8)]
+    assert returns == [length * (length + 1) / 2 for length in lengths]
+
+
+def test_an_episode_is_whole_where_it_ends_at_the_limit() -> None:
+    length = episode_length(5, 0)
+    played = [
+        play_episode(FunctionPolicy(count_action), CountingEnv(), seed=5, max_steps=limit)
+        for limit in (length - 1, length, None)
+    ]
+    assert [episode is not None and episode.is_whole for episode in played] == [False, True, True]
+
+
+def test_an_episode_that_does_not_go_on_is_none() -> None:
+    asked: list[bool] = []
+
+    def goes_on() -> bool:
+        asked.append(len(asked) < 1)
+        return asked[-1]
+
+    assert play_episode(FunctionPolicy(count_action), CountingEnv(), seed=5, goes_on=goes_on) is None
+    assert asked == [True, False]
 
 
 def test_evaluation_repeats_itself() -> None:
