@@ -38,8 +38,8 @@ class ContinuousACAgent(StreamACAgent):
 SIGHT = Box([-np.inf, -np.inf], [np.inf, np.inf])
 
 
-def make_ac(seed: int = 0, **config: Any) -> StreamACAgent:
-    return StreamACAgent.for_spaces(SIGHT, Discrete(3, start=1), hidden=(16, 12), seed=seed, **config)
+def make_ac(seed: int = 0, hidden: Any = (16, 12), **config: Any) -> StreamACAgent:
+    return StreamACAgent.for_spaces(SIGHT, Discrete(3, start=1), hidden=hidden, seed=seed, **config)
 
 
 def make_continuous(seed: int = 0) -> ContinuousACAgent:
@@ -486,7 +486,8 @@ def test_a_step_that_diverges_changes_nothing_and_ends_the_traces() -> None:
     Walk(agent).learn(20)
     step(agent, [0.0, 1.0], [1.0, 1.0], stream="a")
     before = agent.capture_state()
-    agent.set_hyperparams(HyperparamSet({"gamma": 1e308}))
+    # Beside the check of what it may be, because nothing else diverges at once.
+    agent._params = {**agent._params, "gamma": 1e308}
     with pytest.raises(FloatingPointError, match="learning diverged"):
         step(agent, [1.0, 1.0], [2.0, 1.0], stream="a")
     after = agent.capture_state()
@@ -510,7 +511,17 @@ def test_a_step_that_diverges_changes_nothing_and_ends_the_traces() -> None:
         (lambda: StreamQConfig(exploration_steps=0), "exploration_steps: expected at least 1"),
         (lambda: StreamQConfig(hidden=()), "hidden: expected one layer"),
         (lambda: make_ac(gama=0.9), r"config: expected some of \['entropy_coef', 'gamma', .*got \['gama'\]"),
-        (lambda: make_ac(gamma=-1.0), "gamma: expected a finite number of at least 0, got -1.0"),
+        (lambda: make_ac(gamma=-1.0), "gamma: expected a finite number from 0 to 1, got -1.0"),
+        (lambda: make_ac(gamma=2), "gamma: expected a finite number from 0 to 1, got 2"),
+        (lambda: make_ac(gamma="x"), "gamma: expected a finite number from 0 to 1, got 'x'"),
+        (lambda: make_ac(gamma=True), "gamma: expected a finite number from 0 to 1, got True"),
+        (lambda: make_q(trace_lambda=1.5), "trace_lambda: expected a finite number from 0 to 1, got 1.5"),
+        (lambda: make_ac(kappa_policy=10**400), "kappa_policy: expected a finite number of at least 0"),
+        (lambda: make_ac(hidden="x"), "hidden: expected whole numbers .* got 'x'"),
+        (lambda: make_ac(hidden=64), "hidden: expected whole numbers .* got 64"),
+        (lambda: make_ac(max_streams="x"), "max_streams: expected a whole number, got 'x'"),
+        (lambda: make_ac(max_streams=1.5), "max_streams: expected a whole number, got 1.5"),
+        (lambda: make_q(epsilon_start="x"), "epsilon_start: expected a finite number, got 'x'"),
         (lambda: make_q(epsilon_end=math.nan), "epsilon_end: expected a finite number"),
         (lambda: StreamQAgent(SIGHT, Box([0.0], [1.0])), "action space: expected Discrete"),
         (lambda: StreamACAgent(SIGHT, SIGHT.shape), "action space: expected Discrete or a Box"),

@@ -68,6 +68,24 @@ def test_an_action_space_that_no_agent_supports(tmp_path: Path, capsys: pytest.C
     assert "MultiDiscrete" in line
 
 
+@pytest.mark.parametrize("agent", ["stream-ac", "ppo", "dqn"])
+@pytest.mark.parametrize(
+    ("params", "text"),
+    [
+        ({"gamma": "x"}, "gamma: expected a finite number from 0 to 1, got 'x'"),
+        ({"gamma": 2}, "gamma: expected a finite number from 0 to 1, got 2"),
+        ({"hidden": "x"}, "hidden: expected whole numbers of at least 1, such as [64, 64], got 'x'"),
+    ],
+)
+def test_settings_of_the_agent_that_cannot_be(
+    params: dict[str, object], text: str, agent: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "params.json"
+    file.write_text(json.dumps(params))
+    arguments = ("train", "CartPole-v1", "--agent", agent, "--params", str(file))
+    assert text in refusal(capsys, *arguments, "--checkpoint-dir", str(tmp_path / "run"))
+
+
 @pytest.mark.parametrize(
     ("module", "extra"), [("gymnasium", "gymnasium"), ("optix_stream_adapters.tensorflow", "tensorflow")]
 )

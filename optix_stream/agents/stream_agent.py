@@ -16,6 +16,7 @@ from optix_stream.agents.network import FrozenNetwork, TwinNetworks
 from optix_stream.agents.normalizers import ObservationMoments, ObservationNormalizer, RewardMoments, RewardScaler
 from optix_stream.agents.obgd import BoundedStep, accumulate
 from optix_stream.agents.policies import Decide, FrozenPolicy, LivePolicy
+from optix_stream.agents.settings import RANGES, config_of, number_of, widths_of
 from optix_stream.agents.state import Specs, read_state, write_state
 from optix_stream.agents.streams import StreamMemory, StreamTable
 from optix_stream.contracts import BaseAgent, Policy, PolicyPublisher, Restorable, TransitionLearner
@@ -142,7 +143,7 @@ class StreamAgent(BaseAgent, TransitionLearner, PolicyPublisher, Restorable):
             **config: hyperparameters, and fields of ``config_type``.
 
         Raises:
-            ConfigurationError: an unsupported space or an unknown keyword.
+            ConfigurationError: an unsupported space, an unknown keyword, or a value that cannot be.
         """
         params = {name: config.pop(name, value) for name, value in cls.default_hyperparams.items()}
         known = {item.name for item in fields(cls.config_type)}
@@ -150,8 +151,9 @@ class StreamAgent(BaseAgent, TransitionLearner, PolicyPublisher, Restorable):
             names = sorted({*params, *known})
             raise ConfigurationError(f"config: expected some of {names}, got {sorted(config.keys() - known)}")
         if hidden is not None:
-            config["hidden"] = tuple(hidden)
-        return cls._of(observation_space, action_space, HyperparamSet(params), seed, cls.config_type(**config))
+            config["hidden"] = widths_of(hidden)
+        fixed = config_of(cls.config_type, config)
+        return cls._of(observation_space, action_space, HyperparamSet(params), seed, fixed)
 
     @classmethod
     @abstractmethod
@@ -347,14 +349,11 @@ class StreamAgent(BaseAgent, TransitionLearner, PolicyPublisher, Restorable):
         """Put them in force; unknown ones are carried.
 
         Raises:
-            ConfigurationError: one is not a finite number, or negative.
+            ConfigurationError: one is not a finite number, or out of its range.
         """
         known = dict(self.default_hyperparams)
         for name in known:
-            value = float(hyperparams.params.get(name, known[name]))
-            if not (math.isfinite(value) and value >= 0.0):
-                raise ConfigurationError(f"{name}: expected a finite number of at least 0, got {value}")
-            known[name] = value
+            known[name] = number_of(name, hyperparams.params.get(name, known[name]), RANGES.get(name, (0.0, math.inf)))
         with self._lock:
             self._params = known
             self._hyperparams = HyperparamSet(

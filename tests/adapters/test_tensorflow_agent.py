@@ -577,6 +577,44 @@ def test_without_a_learning_rate_the_optimizer_keeps_its_own() -> None:
     assert agent.get_hyperparams().params == {"gamma": 0.8, "learning_rate": 0.25}
 
 
+@every_agent
+@pytest.mark.parametrize(
+    ("key", "value", "match"),
+    [
+        ("gamma", 2, "gamma: expected a finite number from 0 to 1, got 2"),
+        ("gamma", "x", "gamma: expected a finite number from 0 to 1, got 'x'"),
+        ("learning_rate", -1.0, "learning_rate: expected a finite number of at least 0, got -1.0"),
+        ("learning_rate", None, "learning_rate: expected a finite number of at least 0, got None"),
+        ("entropy_coef", np.inf, "entropy_coef: expected a finite number of at least 0, got inf"),
+    ],
+)
+def test_hyperparameters_that_cannot_be_are_refused(name: str, key: str, value: Any, match: str) -> None:
+    agent = make_agent(name)
+    before = agent.get_hyperparams().params
+    with pytest.raises(ConfigurationError, match=match):
+        agent.set_hyperparams(HyperparamSet(before | {"gamma": 0.5, key: value}))
+    assert agent.get_hyperparams().params == before
+    with pytest.raises(ConfigurationError, match=match):
+        make_agent(name, **{key: value})
+
+
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [
+        ({"hidden": "x"}, "hidden: expected whole numbers of at least 1, .* got 'x'"),
+        ({"gae_lambda": 1.01}, "gae_lambda: expected a finite number from 0 to 1, got 1.01"),
+        ({"target_kl": "x"}, "target_kl: expected a finite number of at least 0, got 'x'"),
+        ({"epochs": "x"}, "epochs: expected a whole number, got 'x'"),
+        ({"schedule_steps": "x"}, "schedule_steps: expected a whole number, got 'x'"),
+        ({"schedule_end": "x"}, "schedule_end: expected a finite number, got 'x'"),
+        ({"jit_compile": 1}, "jit_compile: expected true or false, got 1"),
+    ],
+)
+def test_settings_of_the_wrong_kind_are_refused_by_name(settings: dict[str, Any], match: str) -> None:
+    with pytest.raises(ConfigurationError, match=match):
+        PPOAgent.for_spaces(spaces.Box(-1.0, 1.0, (2,)), spaces.Discrete(2), **settings)
+
+
 LIVE = [
     ("reinforce, Discrete", "learning_rate", 0.0),
     ("reinforce, Discrete", "value_learning_rate", 0.0),

@@ -51,6 +51,33 @@ def as_new(kind: type[OffPolicyAgent]) -> Any:
     return agent
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [
+        ({"gamma": 2}, "gamma: expected a finite number from 0 to 1, got 2"),
+        ({"tau": "x"}, "tau: expected a finite number from 0 to 1, got 'x'"),
+        ({"learning_rate": -1}, "learning_rate: expected a finite number of at least 0, got -1"),
+        ({"hidden": [8, 0.5]}, r"hidden: expected whole numbers of at least 1, .* got \[8, 0.5\]"),
+        ({"buffer_size": "x"}, "buffer_size: expected a whole number, got 'x'"),
+        ({"update_ratio": "x"}, "update_ratio: expected a finite number, got 'x'"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused_by_name(
+    kind: type[OffPolicyAgent], settings: dict[str, Any], match: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=match):
+        make_agent(kind, **settings)
+
+
+def test_an_entropy_may_be_below_0_and_is_a_number() -> None:
+    agent = as_new(SACAgent)
+    agent.set_hyperparams(HyperparamSet({"target_entropy": -3.0}))
+    agent.set_hyperparams(HyperparamSet({"target_entropy": None}))
+    with pytest.raises(ConfigurationError, match="target_entropy: expected a finite number, got 'x'"):
+        agent.set_hyperparams(HyperparamSet({"target_entropy": "x"}))
+
+
 def window_for(kind: type[OffPolicyAgent], length: int = 64, seed: int = 0) -> EpisodeData:
     rng = np.random.default_rng(seed)
     window = make_window(rng.normal(size=length).tolist(), seed=seed)

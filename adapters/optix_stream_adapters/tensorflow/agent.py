@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from optix_stream.agents.settings import check_hyperparams, widths_of
 from optix_stream.errors import ConfigurationError
 from optix_stream.policies.composed import Sampler
 from optix_stream.recipes import recipe_of
@@ -127,13 +128,14 @@ class TFAgent(KerasAgent):
             **config: hyperparameters, and fields of ``config_type``.
 
         Raises:
-            ConfigurationError: an unsupported space or an unknown keyword.
+            ConfigurationError: an unsupported space, an unknown keyword, or a value that cannot be.
         """
         from optix_stream_adapters.tensorflow.encoding import ObservationEncoder
         from optix_stream_adapters.tensorflow.spaces import make_head
 
         given = {"observation_space": observation_space, "action_space": action_space, "hidden": hidden, "seed": seed}
         recipe = recipe_of(cls.for_spaces, given | config)
+        hidden = widths_of(hidden)
         params, fixed = split_settings(config, cls.default_hyperparams, cls.config_type)
         size = (ObservationEncoder(observation_space).size,)
         units = make_head(action_space).units
@@ -244,8 +246,10 @@ class TFAgent(KerasAgent):
         """Put them in force; ``learning_rate`` goes to the optimizer at once, unknown ones are carried.
 
         Raises:
-            ConfigurationError: a ``learning_rate`` for an optimizer that has a schedule.
+            ConfigurationError: one is not a finite number or out of its range, or it is a ``learning_rate`` for an
+                optimizer that has a schedule.
         """
+        check_hyperparams(hyperparams.params, self.default_hyperparams)
         self._set_learning_rate(hyperparams)
         self._hyperparams = hyperparams.copy()
 

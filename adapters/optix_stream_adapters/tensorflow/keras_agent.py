@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 import tensorflow as tf
 
+from optix_stream.agents.settings import check_hyperparams, config_of
 from optix_stream.agents.state import Specs, read_state, write_state
 from optix_stream.contracts import BaseAgent, Policy, PolicyPublisher, Reproducible, Restorable
 from optix_stream.errors import CheckpointError, ConfigurationError
@@ -33,7 +34,7 @@ class KerasAgent(BaseAgent, PolicyPublisher, Reproducible, Restorable):
         config: what is fixed; None: the defaults of ``config_type``.
 
     Raises:
-        ConfigurationError: the model does not fit the space.
+        ConfigurationError: the model does not fit the space, or a hyperparameter cannot be.
     """
 
     config_type: ClassVar[type[Any]]
@@ -47,6 +48,7 @@ class KerasAgent(BaseAgent, PolicyPublisher, Reproducible, Restorable):
         self._rng = np.random.default_rng(learning)
         self.config = config if config is not None else self.config_type()
         self.model = model
+        check_hyperparams(hyperparams.params, self.default_hyperparams)
         self._hyperparams = hyperparams.copy()
         self._encoder = None
         if observation_space is not None:
@@ -99,7 +101,12 @@ class KerasAgent(BaseAgent, PolicyPublisher, Reproducible, Restorable):
         return self._hyperparams.copy()
 
     def set_hyperparams(self, hyperparams: HyperparamSet) -> None:
-        """Put them in force; unknown ones are carried."""
+        """Put them in force; unknown ones are carried.
+
+        Raises:
+            ConfigurationError: one is not a finite number, or out of its range.
+        """
+        check_hyperparams(hyperparams.params, self.default_hyperparams)
         self._hyperparams = hyperparams.copy()
 
     def _param(self, name: str) -> float:
@@ -205,7 +212,7 @@ def split_settings(
     """Keywords of ``for_spaces`` as hyperparameters, with their defaults, and a config.
 
     Raises:
-        ConfigurationError: a keyword that is neither.
+        ConfigurationError: a keyword that is neither, or a value that cannot be.
     """
     params = {name: settings.get(name, value) for name, value in default_hyperparams.items()}
     known = {field.name for field in fields(config_type)}
@@ -213,7 +220,8 @@ def split_settings(
     if not rest.keys() <= known:
         names = sorted({*params, *known})
         raise ConfigurationError(f"config: expected some of {names}, got {sorted(rest.keys() - known)}")
-    return params, config_type(**rest)
+    check_hyperparams(params, default_hyperparams)
+    return params, config_of(config_type, rest)
 
 
 def require_finite(diagnostics: Mapping[str, float]) -> None:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Self, cast
 
 import numpy as np
 
+from optix_stream.agents.settings import widths_of
 from optix_stream.contracts import IncrementalLearner
 from optix_stream.errors import TransitionMismatchError
 from optix_stream.policies import EncodedInput
@@ -91,12 +92,13 @@ class OffPolicyAgent(KerasAgent, IncrementalLearner):
             **config: hyperparameters, and fields of ``config_type``.
 
         Raises:
-            ConfigurationError: an unsupported space or an unknown keyword.
+            ConfigurationError: an unsupported space, an unknown keyword, or a value that cannot be.
         """
         from optix_stream_adapters.tensorflow.encoding import ObservationEncoder
 
         given = {"observation_space": observation_space, "action_space": action_space, "hidden": hidden, "seed": seed}
         recipe = recipe_of(cls.for_spaces, given | config)
+        hidden = widths_of(hidden)
         params, fixed = split_settings(config, cls.default_hyperparams, cls.config_type)
         size = ObservationEncoder(observation_space).size
         rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(3,)))
