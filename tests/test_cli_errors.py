@@ -196,6 +196,30 @@ def test_an_agent_that_this_version_does_not_know(tmp_path: Path, capsys: pytest
     assert "cannot read weights" in refusal(capsys, "evaluate", str(tmp_path))
 
 
+def test_environments_side_by_side_whose_observations_do_not_fit(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import gymnasium
+    import numpy as np
+
+    class WrongShape(gymnasium.Env[Any, Any]):
+        observation_space = gymnasium.spaces.Box(-1.0, 1.0, (2,))
+        action_space = gymnasium.spaces.Discrete(2)
+
+        def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+            return np.zeros(3, np.float32), {}
+
+    gymnasium.register("WrongShape-v0", lambda **_: WrongShape(), disable_env_checker=True)
+    arguments = ("--num-envs", "2", "--agent", "stream-ac", "--checkpoint-dir", str(tmp_path / "run"))
+    try:
+        assert main(["train", "WrongShape-v0", "--quiet", *arguments]) == 1
+    finally:
+        del gymnasium.registry["WrongShape-v0"]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("optix-stream: ValueError: ")
+    assert "the environment's observation space, which is Box(-1.0, 1.0, (2,), float32)" in line
+
+
 def test_debug_shows_the_traceback_besides(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", str(tmp_path / "nowhere"), "--debug"]) == 2
     error = capsys.readouterr().err

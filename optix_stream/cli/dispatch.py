@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _fail(str(cause), 2, is_debug)
         if isinstance(cause, OptixStreamError):
             return _fail(str(cause), 1, is_debug)
-        return _fail(f"{type(cause).__name__}: {cause}", 1, is_debug)
+        return _fail(". ".join([f"{type(cause).__name__}: {cause}", *_notes(cause)]), 1, is_debug)
     return 0
 
 
@@ -64,6 +64,11 @@ def _fail(message: str, status: int, is_debug: bool) -> int:
         traceback.print_exc()
     sys.stderr.write(f"optix-stream: {' '.join(message.split())}\n")
     return status
+
+
+def _notes(error: BaseException) -> list[str]:
+    """What was added to an error, such as what an environment expected."""
+    return list(getattr(error, "__notes__", ()))
 
 
 def _innermost(error: BaseException) -> BaseException:

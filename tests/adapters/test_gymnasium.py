@@ -628,6 +628,36 @@ async def test_an_environment_s_error_says_so_if_the_action_was_none(is_vector: 
     assert "Discrete" in note
 
 
+@pytest.mark.parametrize("is_bad_from_the_start", [True, False])
+@pytest.mark.parametrize("is_dict", [False, True])
+async def test_an_observation_that_fits_no_vector_of_environments_is_noted(
+    is_bad_from_the_start: bool, is_dict: bool, tmp_path: Path
+) -> None:
+    box = gym.spaces.Box(-9.0, 9.0, (2,))
+
+    class WrongShape(gym.Env[Any, Any]):
+        observation_space = gym.spaces.Dict({"sight": box}) if is_dict else box
+        action_space = gym.spaces.Discrete(2)
+
+        def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+            return self.observe(is_bad_from_the_start), {}
+
+        def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+            return self.observe(True), 1.0, False, False, {}
+
+        def observe(self, is_bad: bool) -> Any:
+            seen = np.zeros(3 if is_bad else 2, np.float32)
+            return {"sight": seen} if is_dict else seen
+
+    env, agent = make_vector(WrongShape, 2, AutoresetMode.NEXT_STEP), RecordingAgent(lambda _: np.zeros(2, np.int64))
+    with pytest.raises(ValueError, match="shape") as raised:
+        await train(BatchPipeline(env, agent, 10, seed=0), agent, tmp_path, windows=1)
+    space = WrongShape.observation_space
+    assert raised.value.__notes__ == [
+        f"An observation does not fit the environment's observation space, which is {space}."
+    ]
+
+
 def test_what_is_no_environment_is_named() -> None:
     with pytest.raises(ConfigurationError, match=r"env: expected an environment .* got 'CartPole-v1'"):
         BatchPipeline("CartPole-v1")  # type: ignore[arg-type]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import traceback
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
@@ -12,6 +13,7 @@ from gymnasium import Space
 from optix_stream.contracts import Stateful, StreamItem
 from optix_stream.types import Transition
 
+_SIDE_BY_SIDE = "gymnasium.vector.utils.space_utils"
 Learn: TypeAlias = Callable[[Transition], Sequence[StreamItem]]
 """Lets the agent learn from a transition; returns what is to be pushed in its place."""
 
@@ -20,6 +22,16 @@ def note_action(error: Exception, space: Space[Any], action: Any) -> None:
     """Add to an environment's error that the action was none of its own, where that is so."""
     if not space.contains(action):
         error.add_note(f"The agent's action was {action!r}; the environment's action space is {space}.")
+
+
+def note_observation(error: Exception, space: Space[Any]) -> None:
+    """Add to a vector environment's error that an observation was none of its space, where that is so.
+
+    Gymnasium's error does not say so, only where it comes from: what puts observations side by side.
+    """
+    frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
+    if any("concatenate" in f.f_code.co_name and f.f_globals.get("__name__") == _SIDE_BY_SIDE for f in frames):
+        error.add_note(f"An observation does not fit the environment's observation space, which is {space}.")
 
 
 class Stepper(Stateful):

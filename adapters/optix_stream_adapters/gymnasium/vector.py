@@ -14,7 +14,7 @@ from optix_stream.contracts import Policy, StreamItem
 from optix_stream.trees import as_tree, map_tree
 from optix_stream.types import Array, Transition, TransitionBatch, Tree
 from optix_stream.wire import decode, encode, pack, unpack
-from optix_stream_adapters.gymnasium.stepper import Learn, Stepper, Visit, note_action
+from optix_stream_adapters.gymnasium.stepper import Learn, Stepper, Visit, note_action, note_observation
 from optix_stream_adapters.gymnasium.vector_infos import info_of_step
 
 
@@ -54,7 +54,7 @@ class VectorStepper(Stepper):
     def step_until(self, count: int, visit: Visit) -> None:
         if self._observations is None:
             seed, self._seed = self._seed, None
-            self._observations = as_tree(self._env.reset(seed=seed)[0])
+            self._observations = self._reset(seed=seed)
         while self._held_count < count and visit.goes_on and not self._told:
             self._step(visit)
 
@@ -89,6 +89,7 @@ class VectorStepper(Stepper):
             after, rewards, terminated, truncated, infos = self._env.step(decision.actions)
         except Exception as error:
             note_action(error, self._env.action_space, decision.actions)
+            note_observation(error, self._env.single_observation_space)
             raise
         if visit.is_cancelled:
             return
@@ -113,7 +114,14 @@ class VectorStepper(Stepper):
         if self._mode is AutoresetMode.NEXT_STEP:
             self._is_resetting = done
         elif self._mode is AutoresetMode.DISABLED and done.any():
-            self._observations = as_tree(self._env.reset(options={"reset_mask": done})[0])
+            self._observations = self._reset(options={"reset_mask": done})
+
+    def _reset(self, **arguments: Any) -> Tree:
+        try:
+            return as_tree(self._env.reset(**arguments)[0])
+        except Exception as error:
+            note_observation(error, self._env.single_observation_space)
+            raise
 
     def _hold(self, batch: TransitionBatch | None) -> None:
         if batch is not None:
