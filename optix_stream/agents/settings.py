@@ -12,18 +12,11 @@ from optix_stream.errors import ConfigurationError
 
 T = TypeVar("T")
 
-_SHARE, _AMOUNT, _ANY = (0.0, 1.0), (0.0, math.inf), (-math.inf, math.inf)
-RANGES: Mapping[str, tuple[float, float]] = {
-    **dict.fromkeys(("gamma", "trace_lambda", "gae_lambda", "tau", "epsilon_end", "importance_exponent"), _SHARE),
-    **dict.fromkeys(("learning_rate", "value_learning_rate", "temperature_learning_rate"), _AMOUNT),
-    **dict.fromkeys(("entropy_coef", "value_coef", "clip_range", "max_grad_norm", "target_kl"), _AMOUNT),
-    **dict.fromkeys(("exploration_std", "smoothing_std", "smoothing_clip", "kappa_policy", "kappa_value"), _AMOUNT),
-    "target_entropy": _ANY,
-}
-"""From where to where the hyperparameters of the agents may be, both ends included."""
+SHARE, AMOUNT, ANY = (0.0, 1.0), (0.0, math.inf), (-math.inf, math.inf)
+"""From where to where a number may be, both ends included."""
 
 
-def number_of(name: str, value: Any, within: tuple[float, float] = _AMOUNT) -> float:
+def number_of(name: str, value: Any, within: tuple[float, float] = AMOUNT) -> float:
     """A hyperparameter as a number.
 
     Args:
@@ -43,21 +36,6 @@ def number_of(name: str, value: Any, within: tuple[float, float] = _AMOUNT) -> f
         where = f" from {low:g} to {high:g}" if high < math.inf else f" of at least {low:g}" if low > -math.inf else ""
         raise ConfigurationError(f"{name}: expected a finite number{where}, got {value!r}")
     return number
-
-
-def check_hyperparams(params: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
-    """Check those that are in ``RANGES``; what else a subclass has is its own.
-
-    Args:
-        params: what is to be in force.
-        defaults: of the agent; what is None there may be None.
-
-    Raises:
-        ConfigurationError: one is no finite number, or out of its range.
-    """
-    for name, default in defaults.items():
-        if name in params and name in RANGES and not (default is None and params[name] is None):
-            number_of(name, params[name], RANGES[name])
 
 
 def widths_of(hidden: Any) -> tuple[int, ...]:
@@ -95,10 +73,10 @@ def _as_kind(name: str, value: Any, kind: str) -> Any:
         case "bool" if not isinstance(value, bool):
             raise ConfigurationError(f"{name}: expected true or false, got {value!r}")
         case "float":
-            number_of(name, value, _ANY)
+            number_of(name, value, ANY)
         case "int":
             try:
-                is_whole = number_of(name, value, _ANY).is_integer()
+                is_whole = number_of(name, value, ANY).is_integer()
             except ConfigurationError:
                 is_whole = False
             if not is_whole:

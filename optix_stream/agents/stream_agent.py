@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -16,13 +15,16 @@ from optix_stream.agents.network import FrozenNetwork, TwinNetworks
 from optix_stream.agents.normalizers import ObservationMoments, ObservationNormalizer, RewardMoments, RewardScaler
 from optix_stream.agents.obgd import BoundedStep, accumulate
 from optix_stream.agents.policies import Decide, FrozenPolicy, LivePolicy
-from optix_stream.agents.settings import RANGES, config_of, number_of, widths_of
+from optix_stream.agents.settings import AMOUNT, SHARE, config_of, number_of, widths_of
 from optix_stream.agents.state import Specs, read_state, write_state
 from optix_stream.agents.streams import StreamMemory, StreamTable
 from optix_stream.contracts import BaseAgent, Policy, PolicyPublisher, Restorable, TransitionLearner
 from optix_stream.errors import CheckpointError, ConfigurationError, TransitionMismatchError
 from optix_stream.trees import map_tree
 from optix_stream.types import Array, EpisodeData, FloatArray, HyperparamSet, StreamId, Transition, Tree
+
+_SHARES = ("gamma", "trace_lambda", "epsilon_end")
+"""Hyperparameters from 0 to 1; the others are at least 0."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -353,7 +355,9 @@ class StreamAgent(BaseAgent, TransitionLearner, PolicyPublisher, Restorable):
         """
         known = dict(self.default_hyperparams)
         for name in known:
-            known[name] = number_of(name, hyperparams.params.get(name, known[name]), RANGES.get(name, (0.0, math.inf)))
+            known[name] = number_of(
+                name, hyperparams.params.get(name, known[name]), SHARE if name in _SHARES else AMOUNT
+            )
         with self._lock:
             self._params = known
             self._hyperparams = HyperparamSet(

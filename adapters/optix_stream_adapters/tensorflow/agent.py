@@ -10,13 +10,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from optix_stream.agents.settings import check_hyperparams, widths_of
+from optix_stream.agents.settings import widths_of
 from optix_stream.errors import ConfigurationError
 from optix_stream.policies.composed import Sampler
 from optix_stream.recipes import recipe_of
 from optix_stream.types import Array, EpisodeData, FloatArray, HyperparamSet
 from optix_stream_adapters.tensorflow.actions import ActionHead, CategoricalHead
 from optix_stream_adapters.tensorflow.forward import ModelForward
+from optix_stream_adapters.tensorflow.hyperparams import check_hyperparams
 from optix_stream_adapters.tensorflow.keras_agent import KerasAgent, require_finite, split_settings
 from optix_stream_adapters.tensorflow.networks import build_mlp
 from optix_stream_adapters.tensorflow.reinforce import ReinforceUpdate

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 import tensorflow as tf
 
-from optix_stream.agents.settings import check_hyperparams, config_of
+from optix_stream.agents.settings import config_of
 from optix_stream.agents.state import Specs, read_state, write_state
 from optix_stream.contracts import BaseAgent, Policy, PolicyPublisher, Reproducible, Restorable
 from optix_stream.errors import CheckpointError, ConfigurationError
@@ -20,6 +20,7 @@ from optix_stream.recipes import AgentRecipe
 from optix_stream.trees import as_tree, with_batch_axis
 from optix_stream.types import Array, HyperparamSet, Tree
 from optix_stream_adapters.tensorflow.forward import ModelForward
+from optix_stream_adapters.tensorflow.hyperparams import check_hyperparams
 from optix_stream_adapters.tensorflow.policy import ModelPolicy
 
 
